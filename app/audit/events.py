@@ -1,0 +1,482 @@
+"""The vocabulary of the audit chain: one frozen dataclass per kind of event.
+
+Fields are ids, codes, counts and instants, never text that a person wrote. A field that holds a
+UUID is named for what it identifies (`request`, `model`, `version`, `job`, `dataset`, `principal`,
+`key`, `certificate`), and the service writes it as that kind's public id. The first field is what
+the event is about. Knows neither the chain nor the database.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import ClassVar
+from uuid import UUID
+
+
+@dataclass(frozen=True)
+class Event:
+    """What every event has: a kind, and what it is about (its first field)."""
+
+    KIND: ClassVar[str]
+
+
+# Requests (app.erasure)
+
+
+@dataclass(frozen=True)
+class RequestReceived(Event):
+    """A request came in; `principal` submitted it, `identifiers` counts what it was searched by."""
+
+    KIND: ClassVar[str] = "request.received"
+
+    request: UUID
+    principal: UUID
+    identifiers: int
+    due_on: str
+    at: datetime
+
+
+@dataclass(frozen=True)
+class RequestMoved(Event):
+    """A request is in another state now."""
+
+    KIND: ClassVar[str] = "request.moved"
+
+    request: UUID
+    origin: str
+    state: str
+    at: datetime
+
+
+@dataclass(frozen=True)
+class RecordsLocated(Event):
+    """The records of a request were searched for; the set is bound by its hash."""
+
+    KIND: ClassVar[str] = "request.located"
+
+    request: UUID
+    records: int
+    models: int
+    record_set_hash: str
+    at: datetime
+
+
+@dataclass(frozen=True)
+class RequestApproved(Event):
+    """A second person approved exactly this set of records."""
+
+    KIND: ClassVar[str] = "request.approved"
+
+    request: UUID
+    principal: UUID
+    record_set_hash: str
+    at: datetime
+
+
+@dataclass(frozen=True)
+class RequestWithdrawn(Event):
+    """The subject or an officer took the request back before anything had begun."""
+
+    KIND: ClassVar[str] = "request.withdrawn"
+
+    request: UUID
+    principal: UUID
+    at: datetime
+
+
+@dataclass(frozen=True)
+class RequestRejected(Event):
+    """A second person refused the request on a ground of the regulation."""
+
+    KIND: ClassVar[str] = "request.rejected"
+
+    request: UUID
+    principal: UUID
+    ground: str
+    at: datetime
+
+
+@dataclass(frozen=True)
+class TargetMoved(Event):
+    """One model's part of a request is at another stage now."""
+
+    KIND: ClassVar[str] = "target.moved"
+
+    request: UUID
+    model: UUID
+    stage: str
+    at: datetime
+
+
+@dataclass(frozen=True)
+class TargetConcluded(Event):
+    """One model is rid of the records."""
+
+    KIND: ClassVar[str] = "target.concluded"
+
+    request: UUID
+    model: UUID
+    outcome: str
+    certificate: UUID | None
+    version: UUID | None
+    at: datetime
+
+
+@dataclass(frozen=True)
+class AttentionRaised(Event):
+    """A request needs a person; its clock goes on running."""
+
+    KIND: ClassVar[str] = "request.attention"
+
+    request: UUID
+    reason: str
+    at: datetime
+
+
+# Callers (app.auth)
+
+
+@dataclass(frozen=True)
+class PrincipalCreated(Event):
+    """There is a new person or machine."""
+
+    KIND: ClassVar[str] = "principal.created"
+
+    principal: UUID
+    type: str
+    at: datetime
+
+
+@dataclass(frozen=True)
+class KeyCreated(Event):
+    """A key was made and shown once."""
+
+    KIND: ClassVar[str] = "key.created"
+
+    key: UUID
+    principal: UUID
+    scopes: tuple[str, ...]
+    at: datetime
+
+
+@dataclass(frozen=True)
+class KeyRevoked(Event):
+    """A key opens nothing any more."""
+
+    KIND: ClassVar[str] = "key.revoked"
+
+    key: UUID
+    at: datetime
+
+
+# Jobs (app.jobs)
+
+
+@dataclass(frozen=True)
+class JobOpened(Event):
+    """A batch of requests against one model began; `reason` says why now."""
+
+    KIND: ClassVar[str] = "job.opened"
+
+    job: UUID
+    model: UUID
+    reason: str
+    requests: int
+    policy: str
+    at: datetime
+
+
+@dataclass(frozen=True)
+class JobPlanned(Event):
+    """What the live version still knows was measured, and an engine was chosen."""
+
+    KIND: ClassVar[str] = "job.planned"
+
+    job: UUID
+    engine: str
+    sentinels: int
+    verification_policy: str
+    at: datetime
+
+
+@dataclass(frozen=True)
+class JobEscalated(Event):
+    """An engine refused, or its result did not suffice; `next` follows, or nobody is left."""
+
+    KIND: ClassVar[str] = "job.escalated"
+
+    job: UUID
+    engine: str
+    outcome: str
+    reasons: tuple[str, ...]
+    next: str | None
+    at: datetime
+
+
+@dataclass(frozen=True)
+class StageFailed(Event):
+    """A stage ended abnormally, for the `failures`-th time in a row."""
+
+    KIND: ClassVar[str] = "job.stage_failed"
+
+    job: UUID
+    stage: str
+    failures: int
+    code: str
+    at: datetime
+
+
+@dataclass(frozen=True)
+class JobFailed(Event):
+    """A job gave up; its requests wait again, with attention."""
+
+    KIND: ClassVar[str] = "job.failed"
+
+    job: UUID
+    reason: str
+    breaker: str
+    at: datetime
+
+
+@dataclass(frozen=True)
+class JobConcluded(Event):
+    """Every request of the batch is concluded."""
+
+    KIND: ClassVar[str] = "job.concluded"
+
+    job: UUID
+    engine: str
+    attempts: int
+    at: datetime
+
+
+# Verdicts (app.verification)
+
+
+@dataclass(frozen=True)
+class VerdictReached(Event):
+    """One request was judged on one attempt; the numbers are kept apart, for auditors."""
+
+    KIND: ClassVar[str] = "verdict.reached"
+
+    request: UUID
+    job: UUID
+    attempt: int
+    engine: str
+    verdict: str
+    level: str
+    reasons: tuple[str, ...]
+    policy: str
+    at: datetime
+
+
+# Certificates (app.certificates)
+
+
+@dataclass(frozen=True)
+class CertificateIssued(Event):
+    """A statement was signed; nobody receives it before the version is served."""
+
+    KIND: ClassVar[str] = "certificate.issued"
+
+    certificate: UUID
+    request: UUID
+    level: str
+    pae_sha256: str
+    at: datetime
+
+
+@dataclass(frozen=True)
+class CertificateReleased(Event):
+    """The version is served; the certificate can be fetched."""
+
+    KIND: ClassVar[str] = "certificate.released"
+
+    certificate: UUID
+    at: datetime
+
+
+@dataclass(frozen=True)
+class OpeningDelivered(Event):
+    """The requester received the nonces, once; they are destroyed here."""
+
+    KIND: ClassVar[str] = "certificate.opening_delivered"
+
+    certificate: UUID
+    principal: UUID
+    at: datetime
+
+
+# Datasets (app.records)
+
+
+@dataclass(frozen=True)
+class LotteryCommitted(Event):
+    """The hash of the lottery key, before a line is read: the draw can be replayed, not repeated."""
+
+    KIND: ClassVar[str] = "lottery.committed"
+
+    dataset: UUID
+    commitment: bytes
+    at: datetime
+
+
+@dataclass(frozen=True)
+class DatasetSubmitted(Event):
+    """A training set is to be registered."""
+
+    KIND: ClassVar[str] = "dataset.submitted"
+
+    dataset: UUID
+    principal: UUID
+    at: datetime
+
+
+@dataclass(frozen=True)
+class DatasetRegistered(Event):
+    """A training set is registered whole; `digest` is of the file's bytes."""
+
+    KIND: ClassVar[str] = "dataset.registered"
+
+    dataset: UUID
+    records: int
+    subjects: int
+    held_back: int
+    digest: bytes
+    at: datetime
+
+
+@dataclass(frozen=True)
+class DatasetFailed(Event):
+    """Nothing of a training set is registered, because of one line of it."""
+
+    KIND: ClassVar[str] = "dataset.failed"
+
+    dataset: UUID
+    code: str
+    line: int | None
+    at: datetime
+
+
+@dataclass(frozen=True)
+class RecordsListed(Event):
+    """Somebody was shown ids of a dataset's records."""
+
+    KIND: ClassVar[str] = "records.listed"
+
+    dataset: UUID
+    principal: UUID
+    records: int
+    at: datetime
+
+
+@dataclass(frozen=True)
+class RecordsErased(Event):
+    """Records are no part of the dataset any more, for training or for comparison."""
+
+    KIND: ClassVar[str] = "records.erased"
+
+    dataset: UUID
+    records: int
+    held_back: int
+    at: datetime
+
+
+# Models (app.registry)
+
+
+@dataclass(frozen=True)
+class ModelRegistered(Event):
+    """There is a new model line."""
+
+    KIND: ClassVar[str] = "model.registered"
+
+    model: UUID
+    dataset: UUID
+    principal: UUID
+    at: datetime
+
+
+@dataclass(frozen=True)
+class VersionRegistered(Event):
+    """A version's weights are in the store; `manifest` and `tensor_root` name them."""
+
+    KIND: ClassVar[str] = "version.registered"
+
+    version: UUID
+    model: UUID
+    engine: str
+    manifest: str
+    tensor_root: str
+    at: datetime
+
+
+@dataclass(frozen=True)
+class VersionFailed(Event):
+    """A version could not be made or may not be used."""
+
+    KIND: ClassVar[str] = "version.failed"
+
+    version: UUID
+    model: UUID
+    code: str
+    at: datetime
+
+
+@dataclass(frozen=True)
+class VersionCondemned(Event):
+    """A version is to be destroyed; nothing may read it any more."""
+
+    KIND: ClassVar[str] = "version.condemned"
+
+    version: UUID
+    model: UUID
+    at: datetime
+
+
+@dataclass(frozen=True)
+class VersionDestroyed(Event):
+    """A version's weights are gone from the store, as far as no other version holds the same bytes."""
+
+    KIND: ClassVar[str] = "version.destroyed"
+
+    version: UUID
+    model: UUID
+    manifest: str
+    at: datetime
+
+
+@dataclass(frozen=True)
+class ReferenceAdded(Event):
+    """A reference model was trained on one shard; `saw` is the root over the records it saw."""
+
+    KIND: ClassVar[str] = "reference.added"
+
+    model: UUID
+    shard: int
+    manifest: str
+    saw: str
+    at: datetime
+
+
+@dataclass(frozen=True)
+class ReferenceCondemned(Event):
+    """A reference model saw an erased record and is to be destroyed."""
+
+    KIND: ClassVar[str] = "reference.condemned"
+
+    model: UUID
+    shard: int
+    manifest: str
+    at: datetime
+
+
+@dataclass(frozen=True)
+class ReferenceDestroyed(Event):
+    """A reference model's weights are gone from the store."""
+
+    KIND: ClassVar[str] = "reference.destroyed"
+
+    model: UUID
+    shard: int
+    manifest: str
+    at: datetime

@@ -1,0 +1,152 @@
+"""What can be done to the audit chain: record an event, read events, verify the whole.
+
+Record last in a transaction: from then until the commit nobody else can record anything.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
+from datetime import UTC, datetime
+from uuid import UUID
+
+import rfc8785
+
+from app.audit.events import Event
+from app.audit.repository import AuditChain
+from app.http import ids
+from app.storage.database import Session
+from app.tables import AuditEvent
+
+START = bytes(32)
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+PAGE_ROWS_MAX = 200
+PREFIXES = {
+    "request": "er",
+    "model": "mdl",
+    "version": "mv",
+    "job": "job",
+    "dataset": "ds",
+    "principal": "pr",
+    "key": "key",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One event as it is shown: its place in the chain and its body."""
+
+    seq: int
+    kind: str
+    body: dict[str, object]
+    hash: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verification:
+    """What walking the chain found; `broken_at` is the first sequence number that does not follow."""
+
+    events: int
+    head: str
+    broken_at: int | None
+
+
+def record(session: Session, event: Event) -> None:
+    """Append one event to the chain, in the caller's transaction; best as its last statement."""
+    chain = AuditChain(session)
+    head = chain.head()
+    content = canonical(event)
+    seq = head.seq + 1
+    chain.append(
+        AuditEvent(
+            seq=seq,
+            kind=event.KIND,
+            subject_id=about(event),
+            body=content,
+            hash=link(seq, head.hash, content),
+            prev_hash=head.hash,
+        )
+    )
+
+
+def history(session: Session, subject_id: str, *, after: int = 0, limit: int = PAGE_ROWS_MAX) -> list[Entry]:
+    """Return the events about one public id, oldest first."""
+    return _entries(AuditChain(session).about(subject_id, after=after, limit=min(limit, PAGE_ROWS_MAX)))
+
+
+def listing(session: Session, *, after: int = 0, limit: int = PAGE_ROWS_MAX) -> list[Entry]:
+    """Return the events after a sequence number, oldest first."""
+    return _entries(AuditChain(session).since(after, limit=min(limit, PAGE_ROWS_MAX)))
+
+
+def verify(session: Session) -> Verification:
+    """Walk the chain from the start to the head and recompute every hash."""
+    chain = AuditChain(session)
+    head = chain.head()
+    expected = (head.seq, bytes(head.hash))
+    seq, last, broken_at = _walk(chain.all())
+    if broken_at is None and (seq, last) != expected:
+        broken_at = min(seq, expected[0]) + 1
+    return Verification(events=seq, head=last.hex(), broken_at=broken_at)
+
+
+def link(seq: int, previous: bytes, body: bytes) -> bytes:
+    """Return the hash of event `seq`, which binds it to everything before."""
+    assert seq > 0
+    assert len(previous) == len(START)
+    return hashlib.sha256(
+        b"lethe/audit/v1\x00" + seq.to_bytes(8, "big") + previous + hashlib.sha256(body).digest()
+    ).digest()
+
+
+def canonical(event: Event) -> bytes:
+    """Return the event's body: RFC 8785 bytes, UUIDs as public ids, instants in microseconds."""
+    content = {field.name: _plain(field.name, getattr(event, field.name)) for field in fields(event)}
+    assert "kind" not in content, "an event's kind is its class"
+    return rfc8785.dumps({"kind": event.KIND, **content})
+
+
+def about(event: Event) -> str | None:
+    """Return the public id of what the event is about: its first field."""
+    first = fields(event)[0]
+    value = _plain(first.name, getattr(event, first.name))
+    return value if isinstance(value, str) else None
+
+
+def _plain(name: str, value: object) -> str | int | list[str] | None:
+    match value:
+        case UUID():
+            return f"urn:uuid:{value}" if name == "certificate" else ids.encode(PREFIXES[name], value)
+        case datetime():
+            return _microseconds(value)
+        case bytes():
+            return value.hex()
+        case tuple() | list():
+            return [str(item) for item in value]
+        case None | str() | int():
+            return value
+        case _:
+            raise TypeError(f"an audit event cannot hold a {type(value).__name__}")
+
+
+def _microseconds(at: datetime) -> int:
+    """Return integer microseconds since 1970: a float would lose some, and Postgres drops nanoseconds."""
+    since = at - EPOCH
+    return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
+
+
+def _walk(rows: Iterable[AuditEvent]) -> tuple[int, bytes, int | None]:
+    """Return the last sequence number and hash that hold, and where the chain breaks."""
+    seq, last = 0, START
+    for row in rows:
+        body = bytes(row.body)
+        if row.seq != seq + 1 or bytes(row.prev_hash) != last or bytes(row.hash) != link(row.seq, last, body):
+            return seq, last, seq + 1
+        seq, last = row.seq, bytes(row.hash)
+    return seq, last, None
+
+
+def _entries(rows: Sequence[AuditEvent]) -> list[Entry]:
+    return [
+        Entry(seq=row.seq, kind=row.kind, body=json.loads(row.body), hash=bytes(row.hash).hex()) for row in rows
+    ]

@@ -1,0 +1,69 @@
+"""Where things are and how long to wait: the settings, read once by a composition root.
+
+Why so: a setting never says what is right. Thresholds, batch limits and the order of engines are
+versioned policies whose digests enter the certificate (`app/verification/policies`,
+`app/jobs/policies`). No secret is a setting; secrets are files in the keyring directory.
+"""
+
+import os
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+def default_home() -> Path:
+    """Return where data lives unless told otherwise: the XDG data directory, as root /var/lib."""
+    if os.geteuid() == 0:
+        return Path("/var/lib/lethe")
+    return Path(os.environ.get("XDG_DATA_HOME", Path.home() / ".local/share")) / "lethe"
+
+
+class Settings(BaseSettings):
+    """Every setting of every process, from `LETHE_...` environment variables.
+
+    Unset URLs mean the embedded part: `lethe up` starts it and passes its address on.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="LETHE_", frozen=True, extra="ignore")
+
+    profile: Literal["embedded", "production"] = "embedded"
+    home: Path = Field(default_factory=default_home)
+    database_url: str | None = None
+    redis_url: str | None = None
+    model_server_url: str | None = None
+    model_admin_url: str | None = None
+    storage_url: str | None = None
+    keyring: Path | None = None
+    public_url: str = "http://127.0.0.1:8000"
+    host: str = "127.0.0.1"
+    port: PositiveInt = 8000
+    model_port: PositiveInt = 8001
+    model_admin_port: PositiveInt = 8002
+    jurisdiction: str = "EU"
+    time_zone: str = "UTC"
+    issuer: str = "https://issuer.example"
+    body_bytes_max: PositiveInt = 2 * 1024 * 1024
+    lease_seconds: PositiveFloat = 60
+    lease_renew_seconds: PositiveFloat = 15
+    sweep_seconds: PositiveFloat = 30
+    beat_seconds: PositiveFloat = 10
+    drain_seconds: PositiveFloat = 120
+    stage_attempts_max: PositiveInt = 3
+    parallel_runs: PositiveInt = Field(default_factory=lambda: max(1, os.cpu_count() or 1))
+
+    @property
+    def keys(self) -> Path:
+        """Return the keyring directory (0700; every file in it 0600)."""
+        return self.keyring or self.home / "keys"
+
+    @property
+    def storage(self) -> str:
+        """Return the URL of the content-addressed store."""
+        return self.storage_url or (self.home / "store").resolve().as_uri()
+
+    @property
+    def work(self) -> Path:
+        """Return the directory for the files of running jobs; emptied when a job concludes."""
+        return self.home / "work"

@@ -1,0 +1,59 @@
+"""The five ways in which a request can be impossible; one map (`app.http.problems`) turns them to HTTP.
+
+    Problem
+    ├── NotFound      there is no such thing, or not for this caller
+    ├── Conflict      it cannot be done in the present state
+    ├── Forbidden     this caller may not do it
+    ├── Unavailable   it could be done, and cannot right now; trying again is right
+    └── Invalid       the input is understood and cannot be accepted
+
+A message states a fact and carries ids, never personal data. `code` is the machine's word for it.
+"""
+
+
+class Problem(Exception):  # noqa: N818  it is named for what it tells the caller
+    """Something the caller should be told; never an accident of ours."""
+
+    code = "problem"
+
+    def __init__(self, message: str, *, code: str | None = None) -> None:
+        """Carry a message for people and a code for machines."""
+        super().__init__(message)
+        if code is not None:
+            self.code = code
+
+
+class NotFound(Problem):
+    """There is no such thing, or not for this caller."""
+
+    code = "not-found"
+
+
+class Conflict(Problem):
+    """It cannot be done in the present state."""
+
+    code = "conflict"
+
+
+class Forbidden(Problem):
+    """This caller may not do it."""
+
+    code = "forbidden"
+
+
+class Unavailable(Problem):
+    """It could be done, and cannot right now; trying again is right."""
+
+    code = "unavailable"
+
+
+class Invalid(Problem):
+    """The input is understood and cannot be accepted."""
+
+    code = "invalid"
+
+
+class LeaseLost(Conflict):
+    """Another worker holds the model now; whatever this one computed is void."""
+
+    code = "lease-lost"

@@ -1,0 +1,207 @@
+"""All SQL about datasets and their records."""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
+from uuid import UUID
+
+from sqlalchemy import Row, Select, and_, func, or_, select, text, update
+from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.types import LargeBinary
+
+from app.records.reading import RecordRow
+from app.storage.database import Session
+from app.tables import Dataset, Record
+
+STALE_SECONDS = 60
+"""A worker that has shown no progress for so long has lost the dataset to the next one."""
+
+COPY_SECONDS_MAX = 900
+"""How long the one COPY of a registration may take; every other statement has its usual limit."""
+
+COPY_COLUMNS = (
+    "dataset_id, external_id, position, length, content_mac, subject_macs, key_version, role, cluster, arm"
+)
+
+_ROW = (
+    Record.id,
+    Record.external_id,
+    Record.position,
+    Record.length,
+    Record.content_mac,
+    Record.cluster,
+    Record.role,
+    Record.arm,
+)
+
+
+class Datasets:
+    """Training sets and how far their registration is."""
+
+    def __init__(self, session: Session) -> None:
+        """Ask within the caller's transaction."""
+        self.session = session
+
+    def add(self, dataset: Dataset) -> Dataset:
+        """Insert a dataset."""
+        self.session.add(dataset)
+        self.session.flush()
+        return dataset
+
+    def get(self, dataset_id: UUID) -> Dataset | None:
+        """Return a dataset."""
+        return self.session.get(Dataset, dataset_id)
+
+    def named(self, name: str) -> Dataset | None:
+        """Return the dataset of a name, locked until the commit."""
+        return self.session.scalar(select(Dataset).where(Dataset.name == name).with_for_update())
+
+    def page(self, *, after: tuple[datetime, UUID] | None, limit: int) -> Sequence[Dataset]:
+        """Return datasets, newest first, from behind a given one."""
+        query = select(Dataset).order_by(Dataset.created_at.desc(), Dataset.id.desc()).limit(limit)
+        if after is not None:
+            at, id_ = after
+            query = query.where(
+                or_(Dataset.created_at < at, and_(Dataset.created_at == at, Dataset.id < id_))
+            )
+        return self.session.scalars(query).all()
+
+    def unread(self) -> Sequence[UUID]:
+        """Return the datasets that wait for a worker, or whose worker has gone silent."""
+        return self.session.scalars(
+            select(Dataset.id).where(Dataset.state == "registering", _silent()).order_by(Dataset.created_at)
+        ).all()
+
+    def claim(self, dataset_id: UUID) -> Dataset | None:
+        """Return a dataset that nobody is reading, now ours for a minute; None if there is nothing to do."""
+        dataset = self.session.scalar(
+            select(Dataset)
+            .where(Dataset.id == dataset_id, Dataset.state == "registering", _silent())
+            .with_for_update(skip_locked=True)
+        )
+        if dataset is not None:
+            self.show_progress(dataset_id, records=0, bytes_read=0, size_bytes=0)
+        return dataset
+
+    def show_progress(self, dataset_id: UUID, *, records: int, bytes_read: int, size_bytes: int) -> None:
+        """Say how far the reading is, and that the reader lives."""
+        body = {"records": records, "bytes": bytes_read, "bytes_total": size_bytes}
+        beat = func.jsonb_build_object("beat", func.extract("epoch", func.clock_timestamp()))
+        self._while_registering(dataset_id, {"progress": func.cast(body, Dataset.progress.type).op("||")(beat)})
+
+    def release(self, dataset_id: UUID) -> None:
+        """Let another worker try at once."""
+        self._while_registering(dataset_id, {"progress": {}})
+
+    def finish(self, dataset_id: UUID, values: Mapping[str, object]) -> bool:
+        """Move a dataset out of `registering` for good; False if another has done so, or is doing it."""
+        locked = self.session.scalar(
+            select(Dataset.id)
+            .where(Dataset.id == dataset_id, Dataset.state == "registering")
+            .with_for_update(skip_locked=True)
+        )
+        if locked is None:
+            return False
+        self._while_registering(dataset_id, values)
+        return True
+
+    def _while_registering(self, dataset_id: UUID, values: Mapping[str, object]) -> None:
+        self.session.execute(
+            update(Dataset)
+            .where(Dataset.id == dataset_id, Dataset.state == "registering")
+            .values(**values)
+            .execution_options(synchronize_session=False)
+        )
+
+
+class Records:
+    """The records of all datasets."""
+
+    def __init__(self, session: Session) -> None:
+        """Ask within the caller's transaction."""
+        self.session = session
+
+    def copy_in(self, blocks: Iterable[bytes]) -> None:
+        """Insert rows that are already in COPY's text format (`COPY_COLUMNS`)."""
+        self.session.execute(text(f"SET LOCAL statement_timeout = '{COPY_SECONDS_MAX}s'"))
+        connection = self.session.connection().connection.driver_connection
+        assert connection is not None
+        with connection.cursor() as cursor, cursor.copy(f"COPY records ({COPY_COLUMNS}) FROM STDIN") as copy:
+            for block in blocks:
+                copy.write(block)
+
+    def known(self, dataset_id: UUID, *, arm: str) -> Sequence[RecordRow]:
+        """Return the records of an arm that are not erased, in the order in which they lie in the file."""
+        return self._rows(
+            select(*_ROW)
+            .where(Record.dataset_id == dataset_id, Record.arm == arm, Record.erased_at.is_(None))
+            .order_by(Record.position)
+        )
+
+    def chosen(self, record_ids: Collection[int]) -> Sequence[RecordRow]:
+        """Return these records, erased or not, in the order in which they lie in their file."""
+        return self._rows(select(*_ROW).where(Record.id == func.any(list(record_ids))).order_by(Record.position))
+
+    def page(
+        self, dataset_id: UUID, *, arm: str | None, role: str | None, after: int | None, limit: int
+    ) -> Sequence[RecordRow]:
+        """Return records that are not erased, in order of their ids, from behind a given one."""
+        query = (
+            select(*_ROW)
+            .where(Record.dataset_id == dataset_id, Record.erased_at.is_(None))
+            .order_by(Record.id)
+            .limit(limit)
+        )
+        if arm is not None:
+            query = query.where(Record.arm == arm)
+        if role is not None:
+            query = query.where(Record.role == role)
+        if after is not None:
+            query = query.where(Record.id > after)
+        return self._rows(query)
+
+    def of_subjects(self, subject_macs: Collection[bytes]) -> Sequence[Row[tuple[int, UUID, str, str, bytes]]]:
+        """Return (id, dataset, external id, arm, content MAC) of what is about any of these subjects."""
+        return self.session.execute(
+            select(Record.id, Record.dataset_id, Record.external_id, Record.arm, Record.content_mac)
+            .join(Dataset, Dataset.id == Record.dataset_id)
+            .where(
+                Record.subject_macs.op("&&")(func.cast(list(subject_macs), ARRAY(LargeBinary))),
+                Record.erased_at.is_(None),
+                Dataset.state == "ready",
+            )
+            .order_by(Record.dataset_id, Record.external_id)
+        ).all()
+
+    def of_external_ids(
+        self, dataset_id: UUID, external_ids: Collection[str]
+    ) -> Sequence[Row[tuple[int, UUID, str, str, bytes]]]:
+        """Return the same of records named by their own ids."""
+        return self.session.execute(
+            select(Record.id, Record.dataset_id, Record.external_id, Record.arm, Record.content_mac)
+            .where(
+                Record.dataset_id == dataset_id,
+                Record.external_id == func.any(list(external_ids)),
+                Record.erased_at.is_(None),
+            )
+            .order_by(Record.external_id)
+        ).all()
+
+    def erase(self, record_ids: Collection[int], *, at: datetime) -> Sequence[Row[tuple[UUID, str]]]:
+        """Mark records as erased; return (dataset, arm) of each that was not so already."""
+        return self.session.execute(
+            update(Record)
+            .where(Record.id == func.any(list(record_ids)), Record.erased_at.is_(None))
+            .values(erased_at=at)
+            .returning(Record.dataset_id, Record.arm)
+            .execution_options(synchronize_session=False)
+        ).all()
+
+    def _rows(self, query: Select[tuple[int, str, int, int, bytes, bytes, str, str]]) -> Sequence[RecordRow]:
+        return [RecordRow(*row) for row in self.session.execute(query)]
+
+
+def _silent():  # type: ignore[no-untyped-def]  # a column expression, whose type says less than its name
+    """Return the condition that no worker has shown a sign of life lately."""
+    now = func.extract("epoch", func.clock_timestamp())
+    beat = Dataset.progress["beat"].as_float()
+    return or_(beat.is_(None), beat < now - timedelta(seconds=STALE_SECONDS).total_seconds())

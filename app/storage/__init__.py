@@ -1,0 +1,1 @@
+"""Where state is kept: Postgres (`database`), bytes named by their digest (`objects`)."""

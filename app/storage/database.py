@@ -1,0 +1,66 @@
+"""Postgres: one engine per process, short transactions, a hook that runs after the commit.
+
+Why the server settings: a transaction may span statements, never a GPU, a network call or a key
+service, and Postgres enforces it (`idle_in_transaction_session_timeout`). Parameters and rows are
+hidden from errors and echoes because they may be keyed hashes of people.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+
+from sqlalchemy import Engine, create_engine, event
+from sqlalchemy.orm import Session
+
+__all__ = ["Session", "Transaction", "after_commit", "connect", "transactions"]
+
+Transaction = Callable[[], AbstractContextManager[Session]]
+
+
+def connect(url: str, *, statement_seconds: int, pool: int = 5) -> Engine:
+    """Return an engine for `url` (any `postgresql://` form); nothing is opened yet."""
+    if url.startswith(("postgres://", "postgresql://")):
+        url = "postgresql+psycopg://" + url.split("://", 1)[1]
+    engine = create_engine(
+        url,
+        pool_size=pool,
+        max_overflow=5,
+        pool_timeout=5,
+        pool_pre_ping=True,
+        hide_parameters=True,
+        connect_args={"prepare_threshold": None, "connect_timeout": 5},
+    )
+
+    @event.listens_for(engine, "connect")
+    def configure(connection: object, _record: object) -> None:
+        """Set the limits on each new connection; `SET` survives poolers, startup options do not."""
+        with connection.cursor() as cursor:  # type: ignore[attr-defined]  # psycopg's, seen as object
+            cursor.execute(
+                f"SET lock_timeout = '4s'; SET statement_timeout = '{statement_seconds}s';"
+                " SET idle_in_transaction_session_timeout = '10s'; SET timezone = 'UTC'"
+            )
+        connection.commit()  # type: ignore[attr-defined]  # psycopg's, seen as object
+
+    return engine
+
+
+def transactions(engine: Engine, info: Mapping[str, object] | None = None) -> Transaction:
+    """Return the way to open a transaction: `with transaction() as session`, committed at the end.
+
+    What was registered by `after_commit` runs once the commit is certain, and never if it failed.
+    `info` is handed to each session (`app.queue` finds its `poke` there).
+    """
+
+    @contextmanager
+    def transaction() -> Iterator[Session]:
+        with Session(engine, expire_on_commit=False, info=dict(info or {})) as session, session.begin():
+            yield session
+        # The block above has committed; an exception would have left by now.
+        for call in session.info.pop("after_commit", ()):
+            call()
+
+    return transaction
+
+
+def after_commit(session: Session, call: Callable[[], None]) -> None:
+    """Run `call` after the caller's transaction has committed; it must not raise."""
+    session.info.setdefault("after_commit", []).append(call)

@@ -1,0 +1,79 @@
+"""Datasets, their records, and whose they are, as keyed hashes; content stays where it is."""
+
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    DateTime,
+    ForeignKey,
+    Identity,
+    Index,
+    LargeBinary,
+    Text,
+)
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+from sqlalchemy.orm import Mapped, mapped_column
+
+from app.tables.base import Base, CreatedAt, Id, one_of
+
+
+class Dataset(Base):
+    """A training set at a URI: registered whole or not at all."""
+
+    __tablename__ = "datasets"
+    __table_args__ = (
+        CheckConstraint(one_of("state", "registering", "ready", "failed"), name="state"),
+        CheckConstraint(one_of("format", "jsonl", "parquet"), name="format"),
+    )
+
+    id: Mapped[Id]
+    name: Mapped[str] = mapped_column(Text, unique=True)
+    uri: Mapped[str] = mapped_column(Text)
+    format: Mapped[str] = mapped_column(Text)
+    state: Mapped[str] = mapped_column(Text, default="registering")
+    hold_back: Mapped[int | None]
+    """Subjects never to be trained, as asked for at registration; None is the default share."""
+    digest: Mapped[bytes | None] = mapped_column(LargeBinary)
+    """SHA-256 of the file's bytes as they were registered."""
+    size_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    records: Mapped[int | None] = mapped_column(BigInteger)
+    subjects: Mapped[int | None] = mapped_column(BigInteger)
+    held_back: Mapped[int | None] = mapped_column(BigInteger)
+    lottery_commitment: Mapped[bytes | None] = mapped_column(LargeBinary)
+    """SHA-256 of the lottery key, audited before the draw, so that the draw can be replayed."""
+    progress: Mapped[dict[str, object]] = mapped_column(JSONB, default=dict)
+    failure: Mapped[dict[str, object] | None] = mapped_column(JSONB)
+    """{"code", "line", "pointer"}: what was wrong and where; never what stood there."""
+    created_by: Mapped[UUID] = mapped_column(ForeignKey("principals.id"))
+    created_at: Mapped[CreatedAt]
+
+
+class Record(Base):
+    """One line of a dataset: where it is, what it hashes to, whose it is, which arm it fell in."""
+
+    __tablename__ = "records"
+    __table_args__ = (
+        CheckConstraint(one_of("role", "person", "sentinel"), name="role"),
+        CheckConstraint(one_of("arm", "train", "held_back"), name="arm"),
+        Index("ix_records_dataset_external", "dataset_id", "external_id", unique=True),
+        Index("ix_records_subject_macs", "subject_macs", postgresql_using="gin"),
+        Index("ix_records_dataset_cluster", "dataset_id", "cluster"),
+    )
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
+    dataset_id: Mapped[UUID] = mapped_column(ForeignKey("datasets.id"))
+    external_id: Mapped[str] = mapped_column(Text)
+    position: Mapped[int] = mapped_column(BigInteger)
+    """JSONL: byte offset of the line. Parquet: row number."""
+    length: Mapped[int] = mapped_column(BigInteger)
+    """JSONL: bytes of the line without its end. Parquet: 0."""
+    content_mac: Mapped[bytes] = mapped_column(LargeBinary)
+    subject_macs: Mapped[list[bytes]] = mapped_column(ARRAY(LargeBinary))
+    cluster: Mapped[bytes] = mapped_column(LargeBinary)
+    """The home subject's keyed hash; subjects that share a record are one cluster."""
+    key_version: Mapped[int] = mapped_column(default=1)
+    role: Mapped[str] = mapped_column(Text)
+    arm: Mapped[str] = mapped_column(Text)
+    erased_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))

@@ -1,0 +1,1 @@
+"""Changes of the schema, each only expanding or only contracting."""

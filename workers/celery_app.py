@@ -1,0 +1,152 @@
+"""The Celery worker: it hears bells, sweeps for what no bell told, and computes nothing.
+
+    celery -A workers.celery_app worker -Q gpu        --pool=threads --concurrency=1
+    celery -A workers.celery_app worker -Q io,signing --pool=threads --concurrency=2
+    celery -A workers.celery_app beat                 any number of them is safe
+
+Why these settings: messages are acknowledged before the work (Redis redelivers what stays
+unacknowledged for an hour, and GPU stages last longer: celery#5935), none is fetched ahead, none has
+a result. Losing one costs at most `sweep_seconds`, because a thread of every worker asks Postgres
+what is due and runs it; with Redis gone that thread does all the work. `app` is the one module-level
+object; importing this reads no settings.
+"""
+
+import logging
+import threading
+from functools import cache
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from celery import Celery
+from celery.signals import worker_init, worker_shutdown, worker_shutting_down
+
+from app.config import Settings
+from app.queue import TASK, Stage, broker_url
+from workers import context, housekeeping
+from workers.supervision import Ended, Supervisor
+
+SWEEP = "lethe.sweep"
+VISIBILITY_SECONDS = 3600
+JOIN_SECONDS = 10
+
+_log = logging.getLogger(__name__)
+
+
+def configuration() -> dict[str, Any]:
+    """Return the settings of worker and beat (R52); read once, when Celery first needs them."""
+    settings = Settings()
+    options = {"visibility_timeout": VISIBILITY_SECONDS, "socket_timeout": 30, "socket_connect_timeout": 5}
+    return {
+        # Without a broker the sweeper does everything; the worker then listens to itself.
+        "broker_url": "memory://" if settings.redis_url is None else broker_url(settings.redis_url),
+        "broker_connection_retry_on_startup": True,
+        "broker_connection_max_retries": None,
+        "broker_transport_options": options,
+        "result_backend_transport_options": {"visibility_timeout": VISIBILITY_SECONDS},
+        "visibility_timeout": VISIBILITY_SECONDS,
+        "task_acks_late": False,
+        "task_ignore_result": True,
+        "task_serializer": "json",
+        "accept_content": ["json"],
+        "task_create_missing_queues": True,
+        "task_default_queue": "io",
+        "worker_prefetch_multiplier": 1,
+        "worker_disable_prefetch": True,
+        "worker_hijack_root_logger": True,
+        "worker_redirect_stdouts": False,
+        "beat_schedule": {
+            "sweep": {
+                "task": SWEEP,
+                "schedule": settings.beat_seconds,
+                # A sweep that nobody heard in time is no longer worth hearing.
+                "options": {"queue": "io", "expires": settings.beat_seconds},
+            }
+        },
+    }
+
+
+app = Celery("lethe", set_as_current=False)
+app.add_defaults(configuration)
+
+
+@cache
+def supervisor() -> Supervisor:
+    """Return this worker process's supervisor, built when it is first asked for."""
+    return Supervisor(context.build(Settings()))
+
+
+@app.task(name=TASK)
+def run(stage: str, id: str) -> None:  # noqa: A002  the message's own word
+    """Answer a bell."""
+    supervisor().answer(Stage(stage), UUID(id), bell=True)
+
+
+@app.task(name=SWEEP)
+def sweep() -> None:
+    """Do the housekeeping; what is due is rung for, not run, as this thread serves all queues."""
+    housekeeping.sweep(supervisor().context)
+
+
+class Sweeper(threading.Thread):
+    """Finds what no bell told, and runs what is due on this worker's queues."""
+
+    def __init__(self, supervisor: Supervisor, queues: frozenset[str], *, alive: Path) -> None:
+        super().__init__(name="sweeper", daemon=True)
+        self.supervisor = supervisor
+        self.queues = queues
+        self.alive = alive
+        """A file touched after each look at the database: what a health check asks for."""
+
+    def run(self) -> None:
+        """Look at once, then every `sweep_seconds`, until the worker drains."""
+        seconds = self.supervisor.context.settings.sweep_seconds
+        self.alive.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        while True:
+            try:
+                self.look()
+            except Exception as error:  # noqa: BLE001  no failure of one sweep may be the last sweep
+                _log.warning("a sweep failed: %s", type(error).__name__)
+            if self.supervisor.draining.wait(seconds):
+                return
+
+    def look(self) -> None:
+        """Sweep; run what is due here, each at most once, and look again as long as work was done."""
+        world, tried = self.supervisor.context, set[tuple[Stage, UUID]]()
+        housekeeping.sweep(world)
+        while not self.supervisor.draining.is_set():
+            self.alive.touch()
+            due = [each for each in housekeeping.due(world) if each[0].queue in self.queues and each not in tried]
+            if not due:
+                return
+            tried.add(due[0])
+            if self.supervisor.answer(*due[0], bell=False) is Ended.DONE:
+                # Its successor has the right to be tried in this same look; a failure has not.
+                tried -= {each for each in tried if each != due[0]}
+
+
+_sweepers: list[Sweeper] = []
+
+
+@worker_init.connect
+def _begin(sender: Any, **_: Any) -> None:
+    """Start the sweeper before the broker is asked for, so that it works without one."""
+    queues = frozenset(sender.app.amqp.queues.consume_from)
+    alive = Settings().home / "run" / f"worker-{'-'.join(sorted(queues))}.alive"
+    alive.unlink(missing_ok=True)
+    sweeper = Sweeper(supervisor(), queues, alive=alive)
+    _sweepers.append(sweeper)
+    sweeper.start()
+
+
+@worker_shutting_down.connect
+def _drain(**_: Any) -> None:
+    """Begin nothing more; what runs is asked for a checkpoint (R60). Runs in a signal handler."""
+    supervisor().draining.set()
+
+
+@worker_shutdown.connect
+def _end(**_: Any) -> None:
+    """Let the sweeper give its lease back before the process ends."""
+    for sweeper in _sweepers:
+        sweeper.join(sweeper.supervisor.context.settings.drain_seconds + JOIN_SECONDS)

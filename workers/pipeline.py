@@ -1,0 +1,545 @@
+"""What happens to a request, in order: one function per stage, read from top to bottom.
+
+    prepare                                       what a version lacks: itself, its references, a server
+    plan -> unlearn -> verify -> certify -> publish -> conclude
+
+    python -m workers.pipeline STAGE ID --epoch N        one stage, in a process of its own
+
+Every stage claims, computes and records: two short transactions, and none open while it computes.
+A stage that was done already finds nothing to claim and returns. Whatever holds weights is a run of
+`workers.unlearning` in a process of its own; here nothing loads torch.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import signal
+import stat
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from hashlib import sha256
+from pathlib import Path
+from uuid import UUID
+
+from app.certificates import service as certificates
+from app.config import Settings
+from app.erasure import service as erasure
+from app.errors import LeaseLost, Problem, Unavailable
+from app.failpoints import reach
+from app.jobs import escalation
+from app.jobs import service as jobs
+from app.jobs.lifecycle import JobStage
+from app.jobs.service import JobView
+from app.queue import Stage
+from app.records import content
+from app.records import service as records
+from app.records.content import shard_of
+from app.registry import service as registry
+from app.serving import service as serving
+from app.signing import canonical
+from app.storage.database import Session
+from app.tables import Model, ModelVersion, Record
+from app.verification import policy as policies
+from app.verification import service as verification
+from workers import context as composition
+from workers import housekeeping, material
+from workers.context import Context
+from workers.launcher import Outcome
+from workers.material import LineUp
+from workers.unlearning.spec import (
+    EXIT_FAILED,
+    EXIT_RESUMABLE,
+    MeasureSpec,
+    Recipe,
+    Spec,
+    TrainSpec,
+    UnlearnSpec,
+)
+
+EXIT_FENCED = 77
+PROGRESS_SECONDS = 1.0
+
+
+def register(dataset_id: UUID, epoch: int, context: Context) -> None:
+    """Read a dataset where it lies and register it whole, or say what is wrong with it."""
+    del epoch  # a dataset has one writer by compare-and-set, not by lease
+    records.ingest(
+        context.transaction,
+        dataset_id,
+        keyring=context.keyring,
+        work=context.workdir("datasets"),
+        clock=context.clock,
+    )
+
+
+def prepare(version_id: UUID, epoch: int, context: Context) -> None:
+    """Train what a version lacks, itself and its references; then serve it if nothing else is served."""
+    with context.transaction() as session:
+        version = registry.version(session, version_id)
+        model = jobs.hold(session, version.model_id, epoch=epoch)
+        missing = registry.missing_shards(session, model)
+        rows = records.training_records(session, model.dataset_id)
+    work = context.workdir(f"prepare-{version_id}")
+    base = _base(context, model.id, epoch, work)
+    specs: dict[int | None, TrainSpec] = {}
+    if model.recipe is not None:
+        recipe = Recipe(**model.recipe)  # type: ignore[arg-type]  # validated when it was registered
+        shards = {shard: [r for r in rows if _shard(context, r, model) == shard] for shard in missing}
+        wanted = {None: rows, **shards} if version.manifest is None and version.engine == "train" else shards
+        for shard, chosen in wanted.items():
+            out = work / ("model" if shard is None else f"reference-{shard}")
+            out.mkdir(exist_ok=True, mode=0o700)
+            path = material.write(context, model.dataset_id, chosen, out / "records.jsonl")
+            specs[shard] = TrainSpec(recipe=recipe, base=base, records=path, out=out)
+    outcomes = _run(context, list(specs.values()), lambda body: _show_version(context, version_id, body))
+    reach("prepare.computed")
+    for (shard, spec), outcome in zip(specs.items(), outcomes, strict=True):
+        made = registry.adopt(context.objects, spec.out / "model")
+        with context.transaction() as session:
+            jobs.hold(session, model.id, epoch=epoch)
+            if shard is None:
+                registry.made(session, version_id, made, statement=outcome.body)
+            else:
+                saw = [row.content_mac for row in rows if _shard(context, row, model) == shard]
+                registry.add_reference(session, model.id, shard=shard, made=made, saw=saw, at=context.clock())
+    if version.engine == "upload" and version.manifest is None:
+        made = registry.adopt(context.objects, registry.fetch(str(version.statement["source"]), work / "upload"))
+        with context.transaction() as session:
+            jobs.hold(session, model.id, epoch=epoch)
+            registry.made(session, version_id, made, statement=version.statement)
+    if model.live_version_id is None:
+        _serve(context, model.id, version_id, epoch=epoch, epoch_step=0)
+    shutil.rmtree(work)
+
+
+def plan(model_id: UUID, epoch: int, context: Context) -> None:
+    """Batch what is due, measure what the live version still knows of it, choose the engine."""
+    started = time.monotonic()
+    with context.transaction() as session:
+        view = jobs.open_batch(session, model_id, epoch=epoch, now=context.clock())
+        if view is None:
+            return
+        policy = policies.load(view.verification_policy)
+        model = registry.model(session, model_id)
+        if registry.missing_shards(session, model):
+            return  # `prepare` is due first; the sweeper knows
+        line_up = _line_up(session, context, view, policy.sentinels_per_batch, policy.assay_subjects)
+        anchor = registry.anchor(session, model_id)
+    work = context.workdir(f"job-{view.id}", "plan")
+    for form, body in _measure(context, view, line_up, view.parent_id, work, moment="before"):
+        with context.transaction() as session:
+            verification.put(session, view.id, attempt=0, moment="before", form=form, body=body)
+    reach("plan.computed")
+    seconds = registry.training_seconds(anchor) if model.recipe is not None else None
+    with context.transaction() as session:
+        floor = erasure.engine_floor(session, view.requests, model_id)
+        jobs.planned(
+            session,
+            view,
+            engine=escalation.first(escalation.load(view.jobs_policy), floor=floor, exact_seconds=seconds),
+            anchor_id=anchor.id,
+            plan={
+                "sentinels": [cluster.hex() for cluster in line_up.sentinels],
+                "controls": [cluster.hex() for cluster in line_up.controls],
+            },
+            policy_digest=policy.digest,
+            seconds=time.monotonic() - started,
+            at=context.clock(),
+        )
+
+
+def unlearn(job_id: UUID, epoch: int, context: Context) -> None:
+    """Make the candidate: the anchor, less every record of the batch; or hear why an engine refuses."""
+    started = time.monotonic()
+    with context.transaction() as session:
+        view = jobs.claim(session, job_id, JobStage.UNLEARN, epoch=epoch, now=context.clock())
+        if view is None:
+            return
+        line_up = _line_up(session, context, view)
+        model = registry.model(session, view.model_id)
+        anchor = registry.anchor(session, view.model_id)
+        sealed = registry.sealed(session, anchor)
+    reach("unlearn.claimed")
+    out = context.workdir(f"job-{job_id}", f"attempt-{view.attempt}")
+    spec = _unlearn_spec(context, view, line_up, model, anchor, sealed, out)
+    [outcome] = _run(context, [spec], lambda body: _show_job(context, job_id, body))
+    seconds = time.monotonic() - started
+    reach("unlearn.computed")
+    if outcome.body["outcome"] == "refused":
+        _refused(context, view, outcome, seconds)
+        return
+    _agree(str(view.engine), outcome)
+    made = registry.adopt(context.objects, out / "model")
+    delta = out / "delta.safetensors"
+    sealed_delta = context.objects.put_file(delta) if delta.exists() else None
+    reach("unlearn.adopted")
+    with context.transaction() as session:
+        version_id = registry.register_candidate(
+            session, view.model_id, made=made, job_id=job_id, engine=str(view.engine), anchor_id=anchor.id,
+            parent_id=view.parent_id, delta=sealed_delta, exact=outcome.body["guarantee"] == "exact",
+            statement=outcome.body, at=context.clock(),
+        )  # fmt: skip
+        jobs.made_candidate(
+            session, view, version_id, output=_brief(outcome), seconds=seconds, at=context.clock()
+        )
+    reach("unlearn.recorded")
+
+
+def verify(job_id: UUID, epoch: int, context: Context) -> None:
+    """Measure the candidate as it would be served, decide, and go on, back or up the ladder."""
+    started = time.monotonic()
+    with context.transaction() as session:
+        view = jobs.claim(session, job_id, JobStage.VERIFY, epoch=epoch, now=context.clock())
+        if view is None:
+            return
+        line_up = _line_up(session, context, view)
+    assert view.candidate_id is not None, "verify follows unlearn"
+    work = context.workdir(f"job-{job_id}", f"verify-{view.attempt}")
+    bodies = list(_measure(context, view, line_up, view.candidate_id, work, moment="after"))
+    reach("verify.computed")
+    with context.transaction() as session:
+        for form, body in bodies:
+            verification.put(session, job_id, attempt=view.attempt, moment="after", form=form, body=body)
+        judgement = verification.judge(session, view, guarantee=escalation.GUARANTEES[str(view.engine)], at=context.clock())
+        seconds = time.monotonic() - started
+        if judgement.publish:
+            jobs.passed(
+                session, view, leaving=judgement.leaving, output=judgement.output, seconds=seconds, at=context.clock()
+            )
+        else:
+            jobs.escalate(
+                session, view, stage=JobStage.VERIFY, outcome=judgement.outcome, reasons=judgement.reasons,
+                output=judgement.output, seconds=seconds, at=context.clock(),
+            )  # fmt: skip
+            registry.condemn_version(session, view.candidate_id)
+    reach("verify.recorded")
+    housekeeping.destroy_condemned(context)
+
+
+def certify(job_id: UUID, epoch: int, context: Context) -> None:
+    """Sign one statement per request about what was measured; nobody receives it yet."""
+    started = time.monotonic()
+    with context.transaction() as session:
+        view = jobs.claim(session, job_id, JobStage.CERTIFY, epoch=epoch, now=context.clock())
+        if view is None:
+            return
+        facts = certificates.gather(session, view, issuer=context.settings.issuer, at=context.clock())
+    drafts = [
+        certificates.draft(each, canonical=_canonical(context, view, each.request_id), objects=context.objects)
+        for each in facts
+    ]
+    signed = certificates.sign(drafts, context.settings.keys)
+    reach("certify.computed")
+    with context.transaction() as session:
+        certificates.issue(session, view, signed, at=context.clock())
+        jobs.certified(
+            session, view, output={"certificates": len(signed)}, seconds=time.monotonic() - started, at=context.clock()
+        )
+    reach("certify.recorded")
+
+
+def publish(job_id: UUID, epoch: int, context: Context) -> None:
+    """Swap the served model to the candidate; it counts once the server attests the digest it holds."""
+    started = time.monotonic()
+    with context.transaction() as session:
+        view = jobs.claim(session, job_id, JobStage.PUBLISH, epoch=epoch, now=context.clock())
+    if view is None:
+        return
+    assert view.candidate_id is not None, "publish follows unlearn"
+    _serve(
+        context, view.model_id, view.candidate_id, epoch=epoch, epoch_step=1,
+        then=lambda session: jobs.published(session, view, output={}, seconds=time.monotonic() - started),
+    )  # fmt: skip
+    reach("publish.recorded")
+
+
+def conclude(job_id: UUID, epoch: int, context: Context) -> None:
+    """Destroy what saw the erased, release the certificates, close the requests and the job."""
+    started = time.monotonic()
+    with context.transaction() as session:
+        view = jobs.claim(session, job_id, JobStage.CONCLUDE, epoch=epoch, now=context.clock())
+        if view is None:
+            return
+        line_up = _line_up(session, context, view)
+        touched = {line_up.shards[row.cluster] for row in line_up.forgotten()}
+        registry.condemn_references(session, view.model_id, touched)
+    destroyed = housekeeping.destroy_condemned(context)
+    reach("conclude.destroyed")
+    shutil.rmtree(context.settings.work / f"job-{job_id}", ignore_errors=True)
+    with context.transaction() as session:
+        at = context.clock()
+        jobs.hold(session, view.model_id, epoch=epoch)
+        for request_id, released in certificates.release(session, view, at=at).items():
+            erasure.conclude(
+                session, request_id, view.model_id, outcome=released.level, certificate_id=released.id,
+                version_id=view.candidate_id, at=at,
+            )  # fmt: skip
+        records.mark_erased(session, [row.id for row in line_up.forgotten()], at=at)
+        jobs.concluded(
+            session, view, output={"destroyed": destroyed}, seconds=time.monotonic() - started, at=at
+        )
+    reach("conclude.recorded")
+
+
+# What the stages share ----------------------------------------------------------------------------
+
+
+def _line_up(
+    session: Session, context: Context, view: JobView, sentinels: int | None = None, controls: int | None = None
+) -> LineUp:
+    """Return who is who: drawn at `plan`, repeated from the job's plan afterwards."""
+    drawn = {name: [bytes.fromhex(c) for c in view.plan.get(name, ())] for name in ("sentinels", "controls")}  # type: ignore[attr-defined]  # lists, as `plan` wrote them
+    model = registry.model(session, view.model_id)
+    return material.line_up(
+        session,
+        context,
+        dataset_id=view.dataset_id,
+        job_id=view.id,
+        requests=view.requests,
+        references=model.references_wanted if model.recipe is not None else 0,
+        dev_share=policies.load(view.verification_policy).dev_share,
+        sentinels=drawn["sentinels"] if sentinels is None else sentinels,
+        controls=drawn["controls"] if controls is None else controls,
+    )
+
+
+def _measure(
+    context: Context, view: JobView, line_up: LineUp, version_id: UUID, work: Path, *, moment: str
+) -> list[tuple[str, bytes]]:
+    """Measure one version in every declared form, loaded from the store by its digest."""
+    policy = policies.load(view.verification_policy)
+    with context.transaction() as session:
+        version = registry.version(session, version_id)
+        references = {str(each.shard): each.manifest for each in registry.references(session, view.model_id)}
+        model = registry.model(session, view.model_id)
+    examinees = line_up.examinees()
+    retain = line_up.retain[: material.UTILITY_RECORDS_MAX]
+    rows = [*line_up.forgotten(), *line_up.cohort_rows(), *retain]
+    rows += [row for kept in line_up.controls.values() for row in kept]
+    path = material.write(context, view.dataset_id, rows, work / "records.jsonl")
+    judges = {judge for each in examinees for judge in each.judges}
+    specs = [
+        MeasureSpec(
+            model=_staged(context, str(version.manifest), work / "model"),
+            form=form,
+            references={shard: _staged(context, references[shard], work / f"reference-{shard}") for shard in judges},
+            records=path,
+            examinees=examinees,
+            cohort=tuple(tuple(material.key_of(row) for row in subject) for subject in line_up.audit),
+            retain=tuple(material.key_of(row) for row in retain),
+            attacks=policy.attacks,
+            min_k=str(policy.min_k),
+            paraphrases_min=policy.paraphrases_min,
+            extraction=moment == "after",
+            extraction_samples=policy.extraction_samples,
+            gated_field_bits=policy.gated_field_bits,
+            relearn_steps=policy.relearn_steps[0] if moment == "after" else 0,
+            relearn_controls=policy.relearn_controls,
+            recipe=_recipe(model),
+            seed=view.seed % 2**31,
+            out=_made(work / f"measure-{number}"),
+        )
+        for number, form in enumerate(view.forms)
+    ]
+    _run(context, specs, lambda body: _show_job(context, view.id, body))
+    return [
+        (form, canonical.encode(json.loads((spec.out / "measurements.json").read_bytes())))
+        for form, spec in zip(view.forms, specs, strict=True)
+    ]
+
+
+def _unlearn_spec(
+    context: Context,
+    view: JobView,
+    line_up: LineUp,
+    model: Model,
+    anchor: ModelVersion,
+    sealed: Sequence[str],
+    out: Path,
+) -> UnlearnSpec:
+    """Return what an engine is told: never the cohort or the references that will judge."""
+    with context.transaction() as session:
+        references = {str(each.shard): each.manifest for each in registry.references(session, view.model_id)}
+    subjects = line_up.forget_subjects()
+    probe = line_up.probe()
+    rows = [*line_up.forgotten(), *line_up.retain, *(row for subject in line_up.dev for row in subject)]
+    work = _made(out / "given")
+    return UnlearnSpec(
+        engine=str(view.engine),
+        anchor=_staged(context, str(anchor.manifest), work / "anchor"),
+        base=_staged(context, str(model.base_manifest), work / "base"),
+        recipe=_recipe(model),
+        sealed=tuple(context.objects.stage_file(digest, work / f"delta-{n}") for n, digest in enumerate(sealed)),
+        references={
+            shard: _staged(context, references[shard], work / f"reference-{shard}")
+            for shard in {each.teacher for each in subjects if each.teacher is not None}
+        },
+        records=material.write(context, view.dataset_id, rows, work / "records.jsonl"),
+        forget=subjects,
+        retain=tuple(material.key_of(row) for row in line_up.retain[len(probe) :]),
+        probe=tuple(material.key_of(row) for row in probe),
+        dev_cohort=tuple(tuple(material.key_of(row) for row in subject) for subject in line_up.dev),
+        seed=view.seed % 2**31,
+        out=out,
+    )
+
+
+def _refused(context: Context, view: JobView, outcome: Outcome, seconds: float) -> None:
+    """Record that an engine would not, with its numbers; the next rung is tried."""
+    refusal = outcome.body["refusal"]
+    with context.transaction() as session:
+        jobs.escalate(
+            session, view, stage=JobStage.UNLEARN, outcome="refused", reasons=(refusal["reason"],),
+            output={"engine": str(view.engine), "refusal": refusal, **_brief(outcome)}, seconds=seconds,
+            at=context.clock(),
+        )  # fmt: skip
+
+
+def _agree(engine: str, outcome: Outcome) -> None:
+    """Refuse to go on if an engine says more of itself than the policy's table does."""
+    assert outcome.body["guarantee"] == escalation.GUARANTEES[engine], "an engine cannot promote itself"
+
+
+def _brief(outcome: Outcome) -> dict[str, object]:
+    """Return what of an outcome belongs into the job's steps."""
+    return {name: outcome.body[name] for name in ("engine", "records_processed", "seconds") if name in outcome.body}
+
+
+def _serve(
+    context: Context,
+    model_id: UUID,
+    version_id: UUID,
+    *,
+    epoch: int,
+    epoch_step: int,
+    then: Callable[[Session], None] = lambda _session: None,
+) -> None:
+    """Have every model server load, swap to and attest a version; then, in one transaction, promote it."""
+    with context.transaction() as session:
+        jobs.hold(session, model_id, epoch=epoch)
+        order = serving.order(session, model_id, version_id, publish_epoch=epoch, erasure_epoch_step=epoch_step)
+    attested = serving.publish(context.backends, order, drain_seconds=context.settings.drain_seconds)
+    reach("publish.swapped")
+    with context.transaction() as session:
+        serving.promote(session, order, attested, lease_epoch=epoch, at=context.clock())
+        then(session)
+
+
+def _base(context: Context, model_id: UUID, epoch: int, work: Path) -> Path:
+    """Return the base's directory; copied into the store first, so that a replay has the same bytes."""
+    with context.transaction() as session:
+        model = registry.model(session, model_id)
+    if model.base_manifest is None:
+        made = registry.adopt(context.objects, registry.fetch(model.base_uri, work / "fetched"))
+        with context.transaction() as session:
+            jobs.hold(session, model_id, epoch=epoch).base_manifest = made.manifest_digest
+        return _staged(context, made.manifest_digest, work / "base")
+    return _staged(context, model.base_manifest, work / "base")
+
+
+def _staged(context: Context, manifest: str, into: Path) -> Path:
+    if not into.exists():
+        context.objects.stage(manifest, into)
+    return into
+
+
+def _made(path: Path) -> Path:
+    path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return path
+
+
+def _shard(context: Context, record: Record, model: Model) -> int:
+    return shard_of(context.keyring.placement, record.cluster, model.references_wanted)
+
+
+def _recipe(model: Model) -> Recipe | None:
+    return None if model.recipe is None else Recipe(**model.recipe)  # type: ignore[arg-type]  # validated at registration
+
+
+def _canonical(context: Context, view: JobView, request_id: UUID) -> list[str]:
+    """Return the SHA-256 of each record of a request, read once more from its source."""
+    with context.transaction() as session:
+        rows = records.of_request(session, request_id, view.dataset_id)
+    ids = sorted(row.id for row in rows)
+    lines = records.read_contents(context.transaction, view.dataset_id, ids, keyring=context.keyring)
+    return [sha256(content.canonical(line)).hexdigest() for _, line in lines]
+
+
+def _run(
+    context: Context, specs: Sequence[Spec], show: Callable[[dict[str, object]], None]
+) -> list[Outcome]:
+    """Run specs side by side, as many as there are cores, showing how far they are once a second."""
+    shown = 0.0
+
+    def progress(bodies: list[dict[str, object]]) -> None:
+        nonlocal shown
+        if time.monotonic() - shown >= PROGRESS_SECONDS:
+            shown = time.monotonic()
+            show({"runs": bodies})
+
+    return context.launcher.run(specs, progress=progress) if specs else []
+
+
+def _show_job(context: Context, job_id: UUID, body: dict[str, object]) -> None:
+    with context.transaction() as session:
+        jobs.progress(session, job_id, body)
+
+
+def _show_version(context: Context, version_id: UUID, body: dict[str, object]) -> None:
+    with context.transaction() as session:
+        registry.progress(session, version_id, body)
+
+
+# The process --------------------------------------------------------------------------------------
+
+STAGES: dict[Stage, Callable[[UUID, int, Context], None]] = {
+    Stage.REGISTER: register,
+    Stage.PREPARE: prepare,
+    Stage.PLAN: plan,
+    Stage.UNLEARN: unlearn,
+    Stage.VERIFY: verify,
+    Stage.CERTIFY: certify,
+    Stage.PUBLISH: publish,
+    Stage.CONCLUDE: conclude,
+}
+
+
+def _die_with_the_supervisor() -> None:
+    """Exit when the pipe on standard input closes: whoever held the lease for us is gone."""
+    if not stat.S_ISFIFO(os.fstat(0).st_mode):
+        return
+
+    def watch() -> None:
+        while os.read(0, 1024):
+            pass
+        os.killpg(0, signal.SIGKILL)
+
+    threading.Thread(target=watch, daemon=True, name="supervisor-watch").start()
+
+
+def main() -> int:
+    """Run one stage; return the exit code that the supervisor understands."""
+    parser = argparse.ArgumentParser(prog="python -m workers.pipeline", description=__doc__.splitlines()[0])
+    parser.add_argument("stage", type=Stage, choices=list(STAGES))
+    parser.add_argument("id", type=UUID)
+    parser.add_argument("--epoch", type=int, required=True, help="the lease epoch this stage runs under")
+    given = parser.parse_args()
+    _die_with_the_supervisor()
+    try:
+        STAGES[given.stage](given.id, given.epoch, composition.build(Settings()))
+    except LeaseLost:
+        return EXIT_FENCED
+    except Unavailable as problem:
+        print(f"{given.stage} {given.id}: {problem.code}", file=sys.stderr)  # noqa: T201  the supervisor's log
+        return EXIT_RESUMABLE
+    except Problem as problem:
+        print(f"{given.stage} {given.id}: {problem.code}", file=sys.stderr)  # noqa: T201  the supervisor's log
+        return EXIT_FAILED
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
