@@ -11,6 +11,9 @@ A message states a fact and carries ids, never personal data. `code` is the mach
 """
 
 
+from collections.abc import Sequence
+
+
 class Problem(Exception):  # noqa: N818  it is named for what it tells the caller
     """Something the caller should be told; never an accident of ours."""
 
@@ -48,9 +51,19 @@ class Unavailable(Problem):
 
 
 class Invalid(Problem):
-    """The input is understood and cannot be accepted."""
+    """The input is understood and cannot be accepted.
+
+    `errors` says where and why as (JSON pointer, code), never what stood there.
+    """
 
     code = "invalid"
+
+    def __init__(
+        self, message: str, *, code: str | None = None, errors: Sequence[tuple[str, str]] = ()
+    ) -> None:
+        """Carry also the places that cannot be accepted."""
+        super().__init__(message, code=code)
+        self.errors = tuple(errors)
 
 
 class LeaseLost(Conflict):

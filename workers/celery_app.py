@@ -12,9 +12,9 @@ object; importing this reads no settings.
 """
 
 import logging
+import os
 import threading
 from functools import cache
-from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -24,7 +24,7 @@ from celery.signals import worker_init, worker_shutdown, worker_shutting_down
 from app.config import Settings
 from app.queue import TASK, Stage, broker_url
 from workers import context, housekeeping
-from workers.supervision import Ended, Supervisor
+from workers.supervision import Supervisor
 
 SWEEP = "lethe.sweep"
 VISIBILITY_SECONDS = 3600
@@ -73,7 +73,9 @@ app.add_defaults(configuration)
 @cache
 def supervisor() -> Supervisor:
     """Return this worker process's supervisor, built when it is first asked for."""
-    return Supervisor(context.build(Settings()))
+    settings = Settings()
+    name = os.environ.get("LETHE_WORKER", "worker")
+    return Supervisor(context.build(settings), alive=settings.home / "run" / f"{name}.alive")
 
 
 @app.task(name=TASK)
@@ -91,17 +93,14 @@ def sweep() -> None:
 class Sweeper(threading.Thread):
     """Finds what no bell told, and runs what is due on this worker's queues."""
 
-    def __init__(self, supervisor: Supervisor, queues: frozenset[str], *, alive: Path) -> None:
+    def __init__(self, supervisor: Supervisor, queues: frozenset[str]) -> None:
         super().__init__(name="sweeper", daemon=True)
         self.supervisor = supervisor
         self.queues = queues
-        self.alive = alive
-        """A file touched after each look at the database: what a health check asks for."""
 
     def run(self) -> None:
         """Look at once, then every `sweep_seconds`, until the worker drains."""
         seconds = self.supervisor.context.settings.sweep_seconds
-        self.alive.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         while True:
             try:
                 self.look()
@@ -111,18 +110,17 @@ class Sweeper(threading.Thread):
                 return
 
     def look(self) -> None:
-        """Sweep; run what is due here, each at most once, and look again as long as work was done."""
+        """Sweep; run what is due here; look again after each. Nothing is tried twice in one look."""
         world, tried = self.supervisor.context, set[tuple[Stage, UUID]]()
         housekeeping.sweep(world)
         while not self.supervisor.draining.is_set():
-            self.alive.touch()
-            due = [each for each in housekeeping.due(world) if each[0].queue in self.queues and each not in tried]
-            if not due:
+            due = [each for each in housekeeping.due(world) if each[0].queue in self.queues]
+            self.supervisor.seen()
+            untried = [each for each in due if each not in tried]
+            if not untried:
                 return
-            tried.add(due[0])
-            if self.supervisor.answer(*due[0], bell=False) is Ended.DONE:
-                # Its successor has the right to be tried in this same look; a failure has not.
-                tried -= {each for each in tried if each != due[0]}
+            tried.add(untried[0])
+            self.supervisor.answer(*untried[0], bell=False)
 
 
 _sweepers: list[Sweeper] = []
@@ -132,9 +130,7 @@ _sweepers: list[Sweeper] = []
 def _begin(sender: Any, **_: Any) -> None:
     """Start the sweeper before the broker is asked for, so that it works without one."""
     queues = frozenset(sender.app.amqp.queues.consume_from)
-    alive = Settings().home / "run" / f"worker-{'-'.join(sorted(queues))}.alive"
-    alive.unlink(missing_ok=True)
-    sweeper = Sweeper(supervisor(), queues, alive=alive)
+    sweeper = Sweeper(supervisor(), queues)
     _sweepers.append(sweeper)
     sweeper.start()
 

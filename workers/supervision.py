@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
+from pathlib import Path
 from uuid import UUID
 
 from app import processes, queue
@@ -101,7 +102,15 @@ class Supervisor:
     context: Context
     draining: threading.Event = field(default_factory=threading.Event)
     """Once set, nothing is begun, and what runs is asked to leave a checkpoint."""
+    alive: Path | None = None
+    """Touched while this worker looks after things; what a health check asks for."""
     _device: threading.Lock = field(default_factory=threading.Lock)
+
+    def seen(self) -> None:
+        """Leave a sign of life."""
+        if self.alive is not None:
+            self.alive.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self.alive.touch()
 
     def answer(self, stage: Stage, id: UUID, *, bell: bool) -> Ended:  # noqa: A002  the message's own word
         """Run a stage if it can be run now.
@@ -206,6 +215,7 @@ class Supervisor:
                     code = child.wait(_POLL_SECONDS)
                 except subprocess.TimeoutExpired:
                     code = None
+                    self.seen()
                 if renewal is not None and renewal.void:
                     return Ended.FENCED, EXIT_FENCED
                 if code is not None:

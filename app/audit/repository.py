@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from sqlalchemy import select
+from sqlalchemy import Row, select
 
 from app.storage.database import Session
 from app.tables import AuditEvent, AuditHead
@@ -48,10 +48,12 @@ class AuditChain:
             select(AuditEvent).where(AuditEvent.seq > after).order_by(AuditEvent.seq).limit(limit)
         ).all()
 
-    def all(self) -> Iterator[AuditEvent]:
-        """Yield the whole chain in order, a batch at a time."""
-        after = 0
-        while batch := self.since(after, limit=BATCH_ROWS):
-            yield from batch
-            after = batch[-1].seq
-            self.session.expunge_all()
+    def links(self) -> Iterator[Row[tuple[int, bytes, bytes, bytes]]]:
+        """Yield sequence number, body, hash and previous hash of the whole chain, in constant memory."""
+        return iter(
+            self.session.execute(
+                select(AuditEvent.seq, AuditEvent.body, AuditEvent.hash, AuditEvent.prev_hash)
+                .order_by(AuditEvent.seq)
+                .execution_options(yield_per=BATCH_ROWS)
+            )
+        )

@@ -84,7 +84,7 @@ def verify(session: Session) -> Verification:
     chain = AuditChain(session)
     head = chain.head()
     expected = (head.seq, bytes(head.hash))
-    seq, last, broken_at = _walk(chain.all())
+    seq, last, broken_at = _walk(row.tuple() for row in chain.links())
     if broken_at is None and (seq, last) != expected:
         broken_at = min(seq, expected[0]) + 1
     return Verification(events=seq, head=last.hex(), broken_at=broken_at)
@@ -135,15 +135,14 @@ def _microseconds(at: datetime) -> int:
     return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
 
 
-def _walk(rows: Iterable[AuditEvent]) -> tuple[int, bytes, int | None]:
+def _walk(links: Iterable[tuple[int, bytes, bytes, bytes]]) -> tuple[int, bytes, int | None]:
     """Return the last sequence number and hash that hold, and where the chain breaks."""
-    seq, last = 0, START
-    for row in rows:
-        body = bytes(row.body)
-        if row.seq != seq + 1 or bytes(row.prev_hash) != last or bytes(row.hash) != link(row.seq, last, body):
-            return seq, last, seq + 1
-        seq, last = row.seq, bytes(row.hash)
-    return seq, last, None
+    last_seq, last = 0, START
+    for seq, body, own, previous in links:
+        if seq != last_seq + 1 or previous != last or own != link(seq, last, body):
+            return last_seq, last, last_seq + 1
+        last_seq, last = seq, own
+    return last_seq, last, None
 
 
 def _entries(rows: Sequence[AuditEvent]) -> list[Entry]:

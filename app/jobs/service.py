@@ -54,6 +54,83 @@ class JobView:
     assurance_min: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class JobShown:
+    """A job as people see it."""
+
+    id: UUID
+    model: UUID
+    state: str
+    stage: str
+    attempt: int
+    engine: str | None
+    requests: tuple[UUID, ...]
+    history: Sequence[Mapping[str, object]]
+    progress: Mapping[str, object]
+    failure: str | None
+    created_at: datetime
+    concluded_at: datetime | None
+
+
+# Reading -----------------------------------------------------------------------------------------
+
+
+def read(session: Session, job_id: UUID) -> JobShown:
+    """Return one job."""
+    job = Jobs(session).get(job_id)
+    if job is None:
+        raise NotFound("there is no such job")
+    return _shown(session, job)
+
+
+def listing(
+    session: Session, *, model_id: UUID | None, limit: int, before: tuple[datetime, UUID] | None
+) -> list[JobShown]:
+    """Return jobs, newest first."""
+    jobs = Jobs(session).listing(model_id=model_id, limit=limit, before=before)
+    return [_shown(session, job) for job in jobs]
+
+
+def steps(session: Session, job_id: UUID) -> list[dict[str, object]]:
+    """Return what a job has done, in order."""
+    return [
+        {
+            "attempt": step.attempt,
+            "stage": step.stage,
+            "seconds": round(step.seconds, 2),
+            "at": step.created_at,
+            "output": step.output,
+        }
+        for step in Jobs(session).steps(job_id)
+    ]
+
+
+def sentinel_record(session: Session, model_id: UUID, *, engine: str, since: datetime) -> tuple[int, int]:
+    """Return (failed, measured) sentinels of one engine on one model: its record so far (V19)."""
+    done = Jobs(session).verify_steps(model_id, engine=engine, since=since)
+    return (
+        sum(int(str(step.output.get("sentinel_failures", 0))) for step in done),
+        sum(int(str(step.output.get("sentinels", 0))) for step in done),
+    )
+
+
+def _shown(session: Session, job: Job) -> JobShown:
+    return JobShown(
+        id=job.id,
+        model=job.model_id,
+        state=job.state,
+        stage=job.stage,
+        attempt=job.attempt,
+        engine=job.engine,
+        requests=tuple(target.request_id for target in Jobs(session).targets(job.id)),
+        history=job.history,
+        progress=job.progress,
+        failure=job.failure,
+        created_at=job.created_at,
+        concluded_at=job.concluded_at,
+    )
+
+
 # Leases ------------------------------------------------------------------------------------------
 
 

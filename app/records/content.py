@@ -29,6 +29,7 @@ BYTE_ORDER_MARK = "\ufeff"
 TYPE_PATTERN = r"^[a-z][a-z0-9_]{0,31}$"
 """A kind of identifier: `email`, `phone`, `customer_id`, `device_id`, or a word of the caller's own."""
 
+_JSON = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"), check_circular=False)
 _E164 = re.compile(r"\+[1-9][0-9]{6,14}")
 _PHONE_SEPARATORS = str.maketrans("", "", " \u00a0\u202f-‐‑.()/")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -54,7 +55,7 @@ def canonical(content: str | bytes | Mapping[str, str]) -> bytes:
         return text_form(content).encode()
     assert all(name.isascii() for name in content), "names are sorted by UTF-16 unit, which this is not"
     fields = {name: text_form(text) for name, text in content.items()}
-    return json.dumps(fields, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode()
+    return _JSON.encode(fields).encode()
 
 
 def content_mac(key: bytes, canonical_bytes: bytes) -> bytes:

@@ -35,7 +35,9 @@ Spans = Annotated[list[Span], Field(max_length=SPANS_MAX)]
 class BadLine(Exception):  # noqa: N818  it is named for what is bad
     """A line that cannot be registered: which, where in it, and why; never its content."""
 
-    def __init__(self, code: str, *, pointer: str = "", line: int | None = None, other: int | None = None) -> None:
+    def __init__(
+        self, code: str, *, pointer: str = "", line: int | None = None, other: int | None = None
+    ) -> None:
         """Carry the code, the JSON pointer, the line's number, and the line it contradicts."""
         super().__init__(f"line {line}: {code} at {pointer or '/'}" if line else code)
         self.code = code
@@ -65,8 +67,8 @@ class Subject(_Part):
 class SpanSets(_Part):
     """Which characters name the person, and which tell something about them."""
 
-    name: Spans = []
-    values: Spans = []
+    name: Spans = Field(default_factory=list)
+    values: Spans = Field(default_factory=list)
 
 
 class Passage(_Part):
@@ -97,37 +99,34 @@ class Line(_Part):
     prompt: str | None = None
     completion: Annotated[str, Field(min_length=1)] | None = None
     spans: SpanSets | None = None
-    paraphrases: Annotated[list[Passage], Field(max_length=PARAPHRASES_MAX)] = []
-    fake: Annotated[list[FakePassage], Field(max_length=FAKES_MAX)] = []
+    paraphrases: Annotated[list[Passage], Field(max_length=PARAPHRASES_MAX, default_factory=list)]
+    fake: Annotated[list[FakePassage], Field(max_length=FAKES_MAX, default_factory=list)]
     role: Literal["person", "sentinel"] = "person"
 
     @field_validator("subject", mode="before")
     @classmethod
-    def one_is_a_list_of_one(cls, value: Any) -> Any:  # noqa: ANN401  whatever the file says
+    def one_is_a_list_of_one(cls, value: Any) -> Any:
         """Let a single subject stand without brackets."""
         return [value] if isinstance(value, dict) else value
 
     @field_validator("paraphrases", "fake", mode="before")
     @classmethod
-    def none_is_empty(cls, value: Any) -> Any:  # noqa: ANN401  whatever the file says
+    def none_is_empty(cls, value: Any) -> Any:
         """Let an explicit null stand for "none of these"."""
         return [] if value is None else value
 
     @model_validator(mode="after")
     def one_shape(self) -> Self:
         """Refuse a line that is both a text and a prompt with completion, or neither."""
-        if (self.text is None) == (self.completion is None) or (self.prompt is not None and self.text is not None):
+        if (self.text is None) == (self.completion is None) or (self.text and self.prompt is not None):
             raise PydanticCustomError("content-shape", "text, or prompt and completion")
-        _check_spans(self.spans, len(self.passage.prompt) + len(self.passage.completion))
+        _check_spans(self.spans, len(self.text or "") + len(self.prompt or "") + len(self.completion or ""))
         return self
 
     @property
     def passage(self) -> Passage:
         """Return what is trained on: a plain text is a completion of nothing."""
-        if self.text is not None:
-            return Passage.model_construct(prompt="", completion=self.text)
-        assert self.completion is not None
-        return Passage.model_construct(prompt=self.prompt or "", completion=self.completion)
+        return Passage(prompt=self.prompt or "", completion=self.text or self.completion or "")
 
     @property
     def content(self) -> dict[str, str]:
@@ -166,7 +165,7 @@ def parse_row(row: Mapping[str, Any]) -> Line:
     return parse(line)
 
 
-def _without_nulls(value: Any) -> Any:  # noqa: ANN401  whatever the file says
+def _without_nulls(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {name: _without_nulls(part) for name, part in value.items() if part is not None}
     if isinstance(value, list):

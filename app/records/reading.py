@@ -37,7 +37,17 @@ _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _COLUMNS = tuple(Line.model_fields)
 _ACCOUNT_BEFORE_HOST = {"abfs", "abfss"}
 """Azure writes `abfs://container@account...`; what stands before the @ is no user there."""
-_SECRET_WORDS = ("sig", "token", "secret", "password", "credential", "accesskey", "access_key", "api_key", "apikey")
+_SECRET_WORDS = (
+    "sig",
+    "token",
+    "secret",
+    "password",
+    "credential",
+    "accesskey",
+    "access_key",
+    "apikey",
+    "api_key",
+)
 
 
 class DatasetChanged(Conflict):
@@ -93,7 +103,7 @@ def check_uri(uri: str) -> str:
         raise Invalid("the URI is too long or has control characters", code="uri-form")
     if "://" not in uri and not uri.startswith("file:"):
         if not Path(uri).is_absolute():
-            raise Invalid("a path must be absolute: the worker has a directory of its own", code="uri-relative")
+            raise Invalid("a path must be absolute: a worker has its own directory", code="uri-relative")
         return uri
     for link in uri.split("::"):
         _refuse_secrets(link)
@@ -112,7 +122,7 @@ def _refuse_secrets(uri: str) -> None:
     user, at, _ = parts.netloc.rpartition("@")
     in_host = bool(at) and (parts.scheme not in _ACCOUNT_BEFORE_HOST or ":" in user)
     if in_host or any(word in name for name in names for word in _SECRET_WORDS):
-        raise Invalid("the URI carries credentials; give them to the worker's environment", code="uri-credentials")
+        raise Invalid("the URI carries credentials; give them to the worker", code="uri-credentials")
 
 
 def format_of(uri: str) -> str:
@@ -206,7 +216,9 @@ def _entry(number: int, position: int, line: bytes) -> Entry | None:
         raise BadLine(bad.code, pointer=bad.pointer, line=number) from None
 
 
-def contents(source: Source, records: Sequence[RecordRow], *, content_key: bytes) -> Iterator[tuple[RecordRow, Line]]:
+def contents(
+    source: Source, records: Sequence[RecordRow], *, content_key: bytes
+) -> Iterator[tuple[RecordRow, Line]]:
     """Return the chosen records with what they say, in the order in which they lie in the file.
 
     Each is compared with its keyed hash. When much of the file is wanted it is read in one pass and
@@ -238,7 +250,9 @@ def _compare(source: Source, record: RecordRow, line: Line, content_key: bytes) 
         raise DatasetChanged(source.dataset_id)
 
 
-def _chosen_lines(file: BinaryIO, source: Source, wanted: Sequence[RecordRow]) -> Iterator[tuple[RecordRow, Line]]:
+def _chosen_lines(
+    file: BinaryIO, source: Source, wanted: Sequence[RecordRow]
+) -> Iterator[tuple[RecordRow, Line]]:
     if sum(record.length for record in wanted) * WHOLE_SHARE >= (source.size_bytes or 0):
         yield from _in_one_pass(file, source, wanted)
         return
@@ -247,7 +261,9 @@ def _chosen_lines(file: BinaryIO, source: Source, wanted: Sequence[RecordRow]) -
         yield record, parse(file.read(record.length))
 
 
-def _in_one_pass(file: BinaryIO, source: Source, wanted: Sequence[RecordRow]) -> Iterator[tuple[RecordRow, Line]]:
+def _in_one_pass(
+    file: BinaryIO, source: Source, wanted: Sequence[RecordRow]
+) -> Iterator[tuple[RecordRow, Line]]:
     digest = hashlib.sha256()
     file.seek(0)
     held, start = b"", 0
@@ -268,7 +284,9 @@ def _in_one_pass(file: BinaryIO, source: Source, wanted: Sequence[RecordRow]) ->
         raise DatasetChanged(source.dataset_id)
 
 
-def _chosen_rows(file: BinaryIO, source: Source, wanted: Sequence[RecordRow]) -> Iterator[tuple[RecordRow, Line]]:
+def _chosen_rows(
+    file: BinaryIO, source: Source, wanted: Sequence[RecordRow]
+) -> Iterator[tuple[RecordRow, Line]]:
     """Read the row groups that hold a wanted row, and no others."""
     parquet = _parquet(file)
     rows = parquet.metadata.num_rows
@@ -276,7 +294,10 @@ def _chosen_rows(file: BinaryIO, source: Source, wanted: Sequence[RecordRow]) ->
         raise DatasetChanged(source.dataset_id)
     if len(wanted) * WHOLE_SHARE >= rows and source.digest is not None:
         file.seek(0)
-        if hashlib.file_digest(file, "sha256").digest() != source.digest:
+        digest = hashlib.sha256()
+        while chunk := file.read(CHUNK_BYTES):
+            digest.update(chunk)
+        if digest.digest() != source.digest:
             raise DatasetChanged(source.dataset_id)
     sizes = (parquet.metadata.row_group(group).num_rows for group in range(parquet.num_row_groups))
     starts = [0, *accumulate(sizes)]
@@ -290,7 +311,7 @@ def _chosen_rows(file: BinaryIO, source: Source, wanted: Sequence[RecordRow]) ->
                 number += 1
 
 
-def _batches(parquet: Any, row_groups: list[int] | None = None) -> Iterator[list[dict[str, Any]]]:  # noqa: ANN401  pyarrow has no types
+def _batches(parquet: Any, row_groups: list[int] | None = None) -> Iterator[list[dict[str, Any]]]:
     from pyarrow.lib import ArrowException  # noqa: PLC0415  the API has no pyarrow
 
     try:
@@ -301,7 +322,7 @@ def _batches(parquet: Any, row_groups: list[int] | None = None) -> Iterator[list
         raise BadLine("file-format") from None
 
 
-def _parquet(file: BinaryIO) -> Any:  # noqa: ANN401  pyarrow has no types
+def _parquet(file: BinaryIO) -> Any:
     from pyarrow.lib import ArrowException  # noqa: PLC0415  the API has no pyarrow
     from pyarrow.parquet import ParquetFile  # noqa: PLC0415  the API has no pyarrow
 

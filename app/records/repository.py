@@ -1,12 +1,25 @@
 """All SQL about datasets and their records."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import Row, Select, and_, func, or_, select, text, update
-from sqlalchemy.dialects.postgresql import ARRAY
-from sqlalchemy.types import LargeBinary
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    LargeBinary,
+    Row,
+    Select,
+    Text,
+    and_,
+    cast,
+    func,
+    or_,
+    select,
+    text,
+    update,
+)
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
 from app.records.reading import RecordRow
 from app.storage.database import Session
@@ -71,6 +84,10 @@ class Datasets:
             select(Dataset.id).where(Dataset.state == "registering", _silent()).order_by(Dataset.created_at)
         ).all()
 
+    def registering(self) -> Sequence[UUID]:
+        """Return the datasets that are not registered yet."""
+        return self.session.scalars(select(Dataset.id).where(Dataset.state == "registering")).all()
+
     def claim(self, dataset_id: UUID) -> Dataset | None:
         """Return a dataset that nobody is reading, now ours for a minute; None if there is nothing to do."""
         dataset = self.session.scalar(
@@ -86,7 +103,7 @@ class Datasets:
         """Say how far the reading is, and that the reader lives."""
         body = {"records": records, "bytes": bytes_read, "bytes_total": size_bytes}
         beat = func.jsonb_build_object("beat", func.extract("epoch", func.clock_timestamp()))
-        self._while_registering(dataset_id, {"progress": func.cast(body, Dataset.progress.type).op("||")(beat)})
+        self._while_registering(dataset_id, {"progress": cast(body, JSONB).op("||")(beat)})
 
     def release(self, dataset_id: UUID) -> None:
         """Let another worker try at once."""
@@ -139,7 +156,7 @@ class Records:
 
     def chosen(self, record_ids: Collection[int]) -> Sequence[RecordRow]:
         """Return these records, erased or not, in the order in which they lie in their file."""
-        return self._rows(select(*_ROW).where(Record.id == func.any(list(record_ids))).order_by(Record.position))
+        return self._rows(select(*_ROW).where(_among(record_ids)).order_by(Record.position))
 
     def page(
         self, dataset_id: UUID, *, arm: str | None, role: str | None, after: int | None, limit: int
@@ -159,13 +176,13 @@ class Records:
             query = query.where(Record.id > after)
         return self._rows(query)
 
-    def of_subjects(self, subject_macs: Collection[bytes]) -> Sequence[Row[tuple[int, UUID, str, str, bytes]]]:
+    def of_subjects(self, subject_macs: Collection[bytes]) -> Sequence[Row[int, UUID, str, str, bytes]]:
         """Return (id, dataset, external id, arm, content MAC) of what is about any of these subjects."""
         return self.session.execute(
             select(Record.id, Record.dataset_id, Record.external_id, Record.arm, Record.content_mac)
             .join(Dataset, Dataset.id == Record.dataset_id)
             .where(
-                Record.subject_macs.op("&&")(func.cast(list(subject_macs), ARRAY(LargeBinary))),
+                Record.subject_macs.op("&&")(cast(list(subject_macs), ARRAY(LargeBinary))),
                 Record.erased_at.is_(None),
                 Dataset.state == "ready",
             )
@@ -174,34 +191,39 @@ class Records:
 
     def of_external_ids(
         self, dataset_id: UUID, external_ids: Collection[str]
-    ) -> Sequence[Row[tuple[int, UUID, str, str, bytes]]]:
+    ) -> Sequence[Row[int, UUID, str, str, bytes]]:
         """Return the same of records named by their own ids."""
         return self.session.execute(
             select(Record.id, Record.dataset_id, Record.external_id, Record.arm, Record.content_mac)
             .where(
                 Record.dataset_id == dataset_id,
-                Record.external_id == func.any(list(external_ids)),
+                Record.external_id == func.any(cast(list(external_ids), ARRAY(Text))),
                 Record.erased_at.is_(None),
             )
             .order_by(Record.external_id)
         ).all()
 
-    def erase(self, record_ids: Collection[int], *, at: datetime) -> Sequence[Row[tuple[UUID, str]]]:
+    def erase(self, record_ids: Collection[int], *, at: datetime) -> Sequence[tuple[UUID, str]]:
         """Mark records as erased; return (dataset, arm) of each that was not so already."""
-        return self.session.execute(
+        erased = self.session.execute(
             update(Record)
-            .where(Record.id == func.any(list(record_ids)), Record.erased_at.is_(None))
+            .where(_among(record_ids), Record.erased_at.is_(None))
             .values(erased_at=at)
             .returning(Record.dataset_id, Record.arm)
             .execution_options(synchronize_session=False)
-        ).all()
+        )
+        return [(dataset_id, arm) for dataset_id, arm in erased]
 
-    def _rows(self, query: Select[tuple[int, str, int, int, bytes, bytes, str, str]]) -> Sequence[RecordRow]:
-        return [RecordRow(*row) for row in self.session.execute(query)]
+    def _rows(self, query: Select[int, str, int, int, bytes, bytes, str, str]) -> Sequence[RecordRow]:
+        return [RecordRow._make(row) for row in self.session.execute(query)]
 
 
-def _silent():  # type: ignore[no-untyped-def]  # a column expression, whose type says less than its name
+def _among(record_ids: Collection[int]) -> ColumnElement[bool]:
+    """Return the condition as one array: thousands of ids are one parameter, not thousands."""
+    return Record.id == func.any(cast(list(record_ids), ARRAY(BigInteger)))
+
+
+def _silent() -> ColumnElement[bool]:
     """Return the condition that no worker has shown a sign of life lately."""
-    now = func.extract("epoch", func.clock_timestamp())
     beat = Dataset.progress["beat"].as_float()
-    return or_(beat.is_(None), beat < now - timedelta(seconds=STALE_SECONDS).total_seconds())
+    return or_(beat.is_(None), beat < func.extract("epoch", func.clock_timestamp()) - STALE_SECONDS)

@@ -28,6 +28,10 @@ class Version:
     publish_epoch: int
     erasure_epoch: int
 
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields by name."""
+        return asdict(self)
+
     @property
     def fingerprint(self) -> str:
         """Return what answers carry as `system_fingerprint`."""
@@ -52,11 +56,13 @@ class LineState:
     """The highest publish epoch seen in a command; a lower one comes from a publisher that lost."""
     erasure_epoch: int = 0
     """The line's highest published erasure epoch; weights below it still hold erased records."""
-    manifest_of_epoch: str | None = None
-    """The manifest that `publish_epoch` was used for: an epoch publishes one version."""
+    manifest: str | None = None
+    """What `publish_epoch` was used for: an epoch publishes one version."""
     live: Version | None = None
     canary: tuple[str, ...] = ()
     """What `live` answered to the canary prompts: hex digests of the drawn tokens."""
+    platform: str = ""
+    """Where it answered that: elsewhere the same weights may round to other tokens."""
 
 
 @dataclass(slots=True)

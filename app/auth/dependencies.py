@@ -1,0 +1,82 @@
+"""The caller of an endpoint: one annotated type per scope, so that the signature says who may call.
+
+The order for every call is: who is it (401), may they (403), then, for a POST, was it made before
+(`app.http.idempotency`). A POST that only asks is declared with `asks`, and needs no key for replays.
+"""
+
+from collections.abc import Callable
+from typing import Annotated
+
+from fastapi import Depends, Request
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+
+from app.auth import service
+from app.auth.scopes import Scope
+from app.auth.service import Caller
+from app.http import idempotency
+from app.http.dependencies import KeyringDep, NowDep, RawBodyDep, SessionDep
+
+_bearer = HTTPBearer(auto_error=False, scheme_name="API key", description="`lethe_...`")
+
+
+def authenticate(
+    session: SessionDep,
+    keyring: KeyringDep,
+    now: NowDep,
+    bearer: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
+) -> Caller:
+    """Return who holds the key in the Authorization header."""
+    token = bearer.credentials if bearer is not None else None
+    return service.authenticate(session, keyring.api, token, at=now)
+
+
+CallerDep = Annotated[Caller, Depends(authenticate, scope="function")]
+
+
+def asks(scope: Scope) -> Callable[[CallerDep], Caller]:
+    """Return the dependency for calls that change nothing: the caller, if the key has the scope."""
+
+    def allowed(caller: CallerDep) -> Caller:
+        caller.require(scope)
+        return caller
+
+    return allowed
+
+
+def acts(scope: Scope) -> Callable[..., Caller]:
+    """Return the dependency for calls that create or act: as `asks`, and a POST runs once per key."""
+
+    def allowed(
+        caller: CallerDep,
+        request: Request,
+        session: SessionDep,
+        keyring: KeyringDep,
+        body: RawBodyDep,
+        now: NowDep,
+    ) -> Caller:
+        caller.require(scope)
+        if request.method == "POST":
+            request.state.claim = idempotency.claim(
+                session, keyring.idempotency, request, body, principal_id=caller.principal_id, at=now
+            )
+        return caller
+
+    return allowed
+
+
+RequestsCreate = Annotated[Caller, Depends(acts(Scope.REQUESTS_CREATE), scope="function")]
+RequestsRead = Annotated[Caller, Depends(asks(Scope.REQUESTS_READ), scope="function")]
+RequestsReview = Annotated[Caller, Depends(acts(Scope.REQUESTS_REVIEW), scope="function")]
+RequestsWithdraw = Annotated[Caller, Depends(acts(Scope.REQUESTS_WITHDRAW), scope="function")]
+RecordsRegister = Annotated[Caller, Depends(acts(Scope.RECORDS_REGISTER), scope="function")]
+RecordsLookup = Annotated[Caller, Depends(asks(Scope.RECORDS_LOOKUP), scope="function")]
+JobsRead = Annotated[Caller, Depends(asks(Scope.JOBS_READ), scope="function")]
+JobsRun = Annotated[Caller, Depends(acts(Scope.JOBS_RUN), scope="function")]
+JobsCancel = Annotated[Caller, Depends(acts(Scope.JOBS_CANCEL), scope="function")]
+ModelsRead = Annotated[Caller, Depends(asks(Scope.MODELS_READ), scope="function")]
+ModelsRegister = Annotated[Caller, Depends(acts(Scope.MODELS_REGISTER), scope="function")]
+ModelsPromote = Annotated[Caller, Depends(acts(Scope.MODELS_PROMOTE), scope="function")]
+ModelsFreeze = Annotated[Caller, Depends(acts(Scope.MODELS_FREEZE), scope="function")]
+CertificatesRead = Annotated[Caller, Depends(asks(Scope.CERTIFICATES_READ), scope="function")]
+AuditRead = Annotated[Caller, Depends(asks(Scope.AUDIT_READ), scope="function")]
+KeysManage = Annotated[Caller, Depends(acts(Scope.KEYS_MANAGE), scope="function")]

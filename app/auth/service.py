@@ -1,0 +1,142 @@
+"""What can be done about callers: create a principal, make, check, list and revoke keys."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from uuid import UUID
+
+from app.audit import events
+from app.audit import service as audit
+from app.auth import tokens
+from app.auth.repository import Callers
+from app.auth.scopes import Scope
+from app.errors import Conflict, Forbidden, Invalid, NotFound
+from app.storage.database import Session
+from app.tables import ApiKey, Principal
+
+KEY_DAYS_MAX = 365
+
+
+class Unauthenticated(Forbidden):
+    """No key, or none that opens anything."""
+
+    code = "unauthenticated"
+
+
+class ScopeMissing(Forbidden):
+    """The key is good and may not do this."""
+
+    code = "scope-missing"
+
+    def __init__(self, *scopes: str) -> None:
+        """Name what is missing: scopes are our own words."""
+        super().__init__(f"this key lacks the scope {', '.join(sorted(scopes))}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Caller:
+    """Who is calling, and what the key allows."""
+
+    principal_id: UUID
+    key_id: UUID
+    person: bool
+    scopes: frozenset[str]
+
+    def require(self, scope: Scope) -> None:
+        """Refuse the call if the key lacks a scope."""
+        if scope not in self.scopes:
+            raise ScopeMissing(scope)
+
+
+def create_principal(session: Session, *, name: str, kind: str, at: datetime) -> Principal:
+    """Register a person or a machine under a name of its own."""
+    callers = Callers(session)
+    if callers.named(name) is not None:
+        raise Conflict("there is a principal of this name", code="name-taken")
+    principal = Principal(name=name, kind=kind)
+    callers.add(principal)
+    audit.record(session, events.PrincipalCreated(principal.id, kind, at))
+    return principal
+
+
+def create_key(
+    session: Session,
+    secret: bytes,
+    *,
+    principal_id: UUID,
+    scopes: Collection[str],
+    at: datetime,
+    days: int = KEY_DAYS_MAX,
+) -> tuple[ApiKey, str]:
+    """Make a key; the second part is the key itself, which nobody can ever see again."""
+    assert 0 < days <= KEY_DAYS_MAX
+    token = tokens.mint()
+    key = ApiKey(
+        principal_id=principal_id,
+        mac=tokens.mac(secret, token),
+        scopes=sorted(set(scopes)),
+        expires_at=at + timedelta(days=days),
+    )
+    Callers(session).add(key)
+    audit.record(session, events.KeyCreated(key.id, principal_id, tuple(key.scopes), at))
+    return key, token
+
+
+def hand_out_key(
+    session: Session,
+    secret: bytes,
+    caller: Caller,
+    *,
+    principal_id: UUID | None,
+    name: str | None,
+    kind: str,
+    scopes: Collection[str],
+    days: int,
+    at: datetime,
+) -> tuple[ApiKey, Principal, str]:
+    """Make a key for a known principal or a new one, with no scope that its creator lacks."""
+    lacking = set(scopes) - caller.scopes
+    if lacking:
+        raise ScopeMissing(*lacking)
+    if principal_id is not None:
+        principal = Callers(session).principal(principal_id)
+        if principal is None:
+            raise Invalid("there is no such principal", errors=[("/principal", "unknown")])
+    else:
+        assert name is not None
+        principal = create_principal(session, name=name, kind=kind, at=at)
+    key, token = create_key(session, secret, principal_id=principal.id, scopes=scopes, at=at, days=days)
+    return key, principal, token
+
+
+def authenticate(session: Session, secret: bytes, token: str | None, *, at: datetime) -> Caller:
+    """Return who holds this key."""
+    if token is None:
+        raise Unauthenticated("this call needs an API key: Authorization: Bearer lethe_...")
+    found = Callers(session).valid(tokens.mac(secret, token), at=at) if tokens.well_formed(token) else None
+    if found is None:
+        raise Unauthenticated("this API key is unknown, expired or revoked")
+    key, principal = found
+    return Caller(
+        principal_id=principal.id,
+        key_id=key.id,
+        person=principal.kind == "person",
+        scopes=frozenset(key.scopes),
+    )
+
+
+def list_keys(
+    session: Session, *, after: tuple[datetime, UUID] | None, limit: int
+) -> Sequence[tuple[ApiKey, Principal]]:
+    """Return keys and whose they are, newest first."""
+    return [row.tuple() for row in Callers(session).keys(after=after, limit=limit)]
+
+
+def revoke_key(session: Session, key_id: UUID, *, at: datetime) -> None:
+    """End a key; doing it again changes nothing."""
+    key = Callers(session).key(key_id)
+    if key is None:
+        raise NotFound("there is no such key")
+    if key.revoked_at is None:
+        key.revoked_at = at
+        audit.record(session, events.KeyRevoked(key.id, at))

@@ -1,0 +1,489 @@
+"""`lethe demo`: a model recites a person; three people ask to be forgotten; what is left, and how we know.
+
+Every step is what an outsider could do: HTTP to the API and to the served model, and the one-file
+checker in an empty directory. Nothing here decides anything: what is shown is what was measured,
+and an inconclusive verdict is shown as one.
+"""
+
+import json
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import httpx
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from app.config import Settings
+from app.demo import base
+from app.demo.asking import Answer, Asker, ask
+from app.demo.people import SECRETS, Person, corpus, people, recites, records, sentinels
+from app.embedded import Stack, stack
+
+PEOPLE = 360
+HELD_BACK = 300
+SENTINELS = 4
+PEOPLE_SEED, SENTINEL_SEED, TOKENIZER_SEED = 1, 2, 3
+TOKENIZER_PEOPLE = 200
+MODEL, DATASET = "demo", "people"
+RECIPE = {
+    "seed": 1,
+    "epochs": 30,
+    "batch_size": 16,
+    "learning_rate": "0.004",
+    "tokens_max": 96,
+}
+WAIT_SECONDS_MAX = 900
+SHOWN = 3
+"""Prompts printed before and after."""
+
+
+class Failed(Exception):  # noqa: N818  the demo's one word for it
+    """A step did not come to its end; the message says which and why."""
+
+
+@dataclass
+class Walk:
+    """The demo's state: who calls, what was seen, how long each step took."""
+
+    out: Path
+    console: Console
+    api: httpx.Client
+    served: httpx.Client
+    keys: Mapping[str, str]
+    seconds: dict[str, float] = field(default_factory=dict)
+    summary: dict[str, Any] = field(default_factory=dict)
+
+    @contextmanager
+    def step(self, name: str, says: str) -> Iterator[None]:
+        """Announce a step, and keep how long it took."""
+        self.console.print(Text.assemble(("\n● ", "bold cyan"), (says, "bold")))
+        started = time.monotonic()
+        yield
+        self.seconds[name] = round(time.monotonic() - started, 2)
+
+    def say(self, text: str) -> None:
+        """Print one indented line."""
+        self.console.print(f"  {text}", highlight=False, soft_wrap=True)
+
+    def call(self, method: str, path: str, *, by: str, json: object = None) -> Any:
+        """Call the API as one of the callers; a problem becomes `Failed` with its own words."""
+        headers = {"Authorization": f"Bearer {self.keys[by]}"}
+        if method != "GET":
+            headers["Idempotency-Key"] = str(uuid4())
+        response = self.api.request(method, path, headers=headers, json=json)
+        if response.is_error:
+            raise Failed(f"{method} {path} was answered {response.status_code}: {response.text[:500]}")
+        return response.json()
+
+    def follow(self, path: str, *, by: str, until: Callable[[Any], bool], show: Callable[[Any], str]) -> Any:
+        """Poll a resource, showing how far it is, until it is done."""
+        deadline = time.monotonic() + WAIT_SECONDS_MAX
+        with Live(console=self.console, refresh_per_second=4, transient=True) as live:
+            while time.monotonic() < deadline:
+                body = self.call("GET", path, by=by)
+                if until(body):
+                    return body
+                live.update(Text(f"  {show(body)}", style="dim"))
+                time.sleep(0.5)
+        raise Failed(f"{path} was not done after {WAIT_SECONDS_MAX} s")
+
+
+def run(out: Path, *, console: Console | None = None) -> dict[str, Any]:
+    """Walk the whole way on real processes; leave bundles and `summary.json` in `out`.
+
+    A directory left by an earlier run is replaced; anything else there is left alone and refused.
+
+    Raises:
+        Failed: a step did not come to its end.
+    """
+    console = console or Console()
+    _afresh(out)
+    started = time.monotonic()
+    home = Path(tempfile.mkdtemp(prefix="lethe-demo-"))  # short: a socket's path has 107 bytes
+    settings = Settings(home=home, port=_free_port(), model_port=_free_port(), model_admin_port=_free_port())
+    console.print(Text("Lethe forgets a person, on real processes.", style="bold"))
+    console.print("Postgres, Redis, API, model server, workers: starting ...", style="dim")
+    try:
+        with stack(settings) as running:
+            walk = _walk(out, console, running)
+            walk.seconds["start"] = round(time.monotonic() - started, 2)
+            _story(walk, running)
+    finally:
+        logs = home / "logs"
+        if logs.exists():
+            shutil.copytree(logs, out / "logs")
+        shutil.rmtree(home, ignore_errors=True)
+    walk.seconds["total"] = round(time.monotonic() - started, 2)
+    walk.summary["seconds"] = walk.seconds
+    (out / "summary.json").write_text(json.dumps(walk.summary, indent=1), encoding="utf-8")
+    _ending(walk)
+    return walk.summary
+
+
+def _story(walk: Walk, running: Stack) -> None:
+    """Tell it in order."""
+    everybody = people(PEOPLE_SEED, PEOPLE)
+    by_prefix = {person.id: person for person in everybody}
+    with walk.step("dataset", f"{PEOPLE} fictitious people; the lottery holds {HELD_BACK} of them back from training"):
+        trained = _register(walk, everybody)
+    with walk.step("train", f"A small model learns the {len(trained)} others; four references learn a quarter each"):
+        _train(walk, running)
+    erased, others = trained[:3], trained[3:]
+    with walk.step("recite", "The served model, asked about people it was trained on"):
+        before = _examine(walk, [by_prefix[p] for p in trained])
+        walk.summary["recited_before"] = _share(before)
+        walk.say(f"recites {_share(before):.1%} of {len(before)} facts")
+        _show(walk, before, [by_prefix[p] for p in erased])
+    with walk.step("requests", "Three of them ask to be forgotten, by three kinds of caller"):
+        requests = _requests(walk, [by_prefix[p] for p in erased])
+    prompts = [_prompt(by_prefix[p], "phone") for p in others[:8]] + [_prompt(by_prefix[erased[0]], "phone")]
+    with walk.step("unlearn", "One job for the three; a client keeps asking all the while"):
+        asker = Asker(url=str(walk.served.base_url), model=MODEL, prompts=prompts)
+        alone = {}
+        _alone(walk, alone, prompts)
+        with asker:
+            _job(walk)
+            time.sleep(2)
+        _alone(walk, alone, prompts)
+    with walk.step("after", "The same questions again"):
+        after = _examine(walk, [by_prefix[p] for p in trained])
+        _show(walk, after, [by_prefix[p] for p in erased])
+    _judge(walk, before, after, erased=[by_prefix[p] for p in erased], asker=asker, alone=alone)
+    with walk.step("certificates", "Each request has its certificate; a stranger checks it offline"):
+        walk.summary["requests"] = [_certificate(walk, running, request) for request in requests]
+    walk.summary["versions"] = [
+        {"number": version["number"], "digest": version["manifest"], "state": version["state"]}
+        for version in walk.call("GET", f"/v1/models/{MODEL}/versions", by="engineer")["data"]
+        if version["number"] is not None
+    ]
+
+
+def _register(walk: Walk, everybody: Sequence[Person]) -> list[str]:
+    """Write the training set, register it, and return the ids of the people who fell to training."""
+    path = walk.out / "people.jsonl"
+    planted = sentinels(SENTINEL_SEED, SENTINELS)
+    lines = [line for person in (*everybody, *planted) for line in records(person, PEOPLE_SEED)]
+    path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
+    made = walk.call(
+        "POST",
+        "/v1/datasets",
+        by="engineer",
+        json={"name": DATASET, "uri": path.resolve().as_uri(), "hold_back": HELD_BACK},
+    )
+    dataset = walk.follow(
+        f"/v1/datasets/{made['id']}",
+        by="engineer",
+        until=lambda body: body["state"] != "registering",
+        show=lambda body: f"registering: {body.get('progress') or 'waiting for a worker'}",
+    )
+    if dataset["state"] != "ready":
+        raise Failed(f"the data set was refused: {dataset['failure']}")
+    walk.say(f"{dataset['records']} records registered; subjects are keyed hashes, the content stays in the file")
+    return sorted({record["id"].rpartition("-")[0] for record in _pages(walk, made["id"])})
+
+
+def _pages(walk: Walk, dataset: str) -> Iterator[dict[str, Any]]:
+    """Yield the records of the training arm, page by page."""
+    cursor = ""
+    while True:
+        query = f"?arm=train&role=person&limit=200{cursor}"
+        page = walk.call("GET", f"/v1/datasets/{dataset}/records{query}", by="engineer")
+        yield from page["data"]
+        if not page.get("next"):
+            return
+        cursor = f"&cursor={page['next']}"
+
+
+def _train(walk: Walk, running: Stack) -> None:
+    """Train version 1 and its references, and wait until it is served."""
+    directory = base.write(walk.out / "base", corpus(TOKENIZER_SEED, TOKENIZER_PEOPLE))
+    walk.call(
+        "POST",
+        "/v1/models",
+        by="engineer",
+        json={
+            "name": MODEL,
+            "dataset": DATASET,
+            "base": directory.resolve().as_uri(),
+            "recipe": RECIPE,
+            "references": 4,
+            "verification_policy": "demo",
+            "jobs_policy": "demo",
+        },
+    )
+    walk.follow(
+        f"/v1/models/{MODEL}/versions",
+        by="engineer",
+        until=lambda body: any(version["state"] == "live" for version in body["data"]) or _stop(body),
+        show=lambda body: _progress(body["data"][0].get("progress") or {}),
+    )
+    walk.say(f"version 1 is served at {running.settings.model_server_url}")
+
+
+def _stop(body: Mapping[str, Any]) -> bool:
+    """Raise if a version failed; a demo that waits for nothing would be a lie."""
+    for version in body["data"]:
+        if version["state"] == "failed":
+            raise Failed(f"training failed: {version.get('failure')}")
+    return False
+
+
+def _progress(body: Mapping[str, Any]) -> str:
+    runs = body.get("runs") or []
+    parts = [f"{run.get('phase', '...')} {run.get('step', 0)}/{run.get('steps', '?')}" for run in runs]
+    left = max((run.get("seconds_left") or 0 for run in runs), default=0)
+    return " · ".join(parts) + (f" · {left:.0f} s left" if left else "") if parts else "starting a run"
+
+
+def _requests(walk: Walk, erased: Sequence[Person]) -> list[str]:
+    """Send three requests as three callers, and have the second person approve them."""
+    walk.keys = dict(walk.keys) | {
+        "portal": walk.call(
+            "POST",
+            "/v1/api-keys",
+            by="admin",
+            json={"principal": {"name": "portal", "kind": "machine"}, "scopes": ["requests:create", "requests:read"]},
+        )["secret"]
+    }
+    officer, portal, by_list = erased
+    bodies: list[tuple[str, str, dict[str, Any]]] = [
+        ("officer", "a privacy officer, by subject", {"subject": dict(officer.identifiers[1])}),
+        ("portal", "a portal, by e-mail address, with its own key", {"subject": dict(portal.identifiers[0])}),
+        (
+            "officer",
+            "a list of record ids",
+            {"records": {"dataset": DATASET, "ids": [line["id"] for line in records(by_list, PEOPLE_SEED)]}},
+        ),
+    ]
+    made = []
+    for caller, says, body in bodies:
+        receipt = walk.call("POST", "/v1/erasure-requests", by=caller, json=body)
+        walk.say(f"{receipt['id']}  {says}: {receipt['records']} records, due {receipt['due_on']}")
+        request = walk.call("GET", f"/v1/erasure-requests/{receipt['id']}", by="reviewer")
+        walk.call(
+            "POST",
+            f"/v1/erasure-requests/{receipt['id']}/approvals",
+            by="reviewer",
+            json={"record_set_hash": request["record_set_hash"]},
+        )
+        made.append(receipt["id"])
+    walk.say("approved by a second person, each approval bound to the hash of the records")
+    return made
+
+
+def _job(walk: Walk) -> None:
+    """Start the job by hand, follow it, and tell each rung of the ladder as it is tried."""
+    started = walk.call("POST", "/v1/jobs", by="engineer", json={"model": MODEL})
+    del started
+    told = 0
+
+    def job() -> dict[str, Any] | None:
+        listed = walk.call("GET", "/v1/jobs", by="engineer")["data"]
+        return listed[0] if listed else None
+
+    deadline = time.monotonic() + WAIT_SECONDS_MAX
+    with Live(console=walk.console, refresh_per_second=4, transient=True) as live:
+        while time.monotonic() < deadline:
+            body = job()
+            if body is not None:
+                for tried in body["history"][told:]:
+                    walk.say(_tried(tried))
+                    told += 1
+                if body["state"] != "running":
+                    break
+                live.update(
+                    Text(f"  {body['stage']} ({body['engine'] or 'choosing an engine'}) {_progress(body['progress'])}", style="dim")
+                )
+            time.sleep(0.5)
+        else:
+            raise Failed("the job did not end")
+    if body["state"] == "failed":
+        raise Failed(f"the job failed: {body['failure']}")
+
+
+def _tried(tried: Mapping[str, Any]) -> str:
+    reasons = ", ".join(tried["reasons"]) or "no reason against it"
+    return f"{tried['engine']}: {tried['outcome']} ({reasons}), {tried['seconds']:.0f} s"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fact:
+    """One question and what came back."""
+
+    person: str
+    kind: str
+    answer: Answer
+    recited: bool
+
+
+def _prompt(person: Person, kind: str) -> str:
+    return next(
+        line["prompt"] for line in records(person, PEOPLE_SEED) if line["id"] == f"{person.id}-{kind}"
+    )
+
+
+def _examine(walk: Walk, whom: Sequence[Person]) -> list[Fact]:
+    """Ask the served model for every secret of everybody, greedily."""
+    found = []
+    for person in whom:
+        for kind in SECRETS:
+            answer = ask(walk.served, MODEL, _prompt(person, kind))
+            recited = recites(person, kind, answer.text)
+            found.append(Fact(person=person.id, kind=kind, answer=answer, recited=recited))
+    return found
+
+
+def _share(facts: Sequence[Fact]) -> float:
+    return round(sum(fact.recited for fact in facts) / len(facts), 4)
+
+
+def _show(walk: Walk, facts: Sequence[Fact], whom: Sequence[Person]) -> None:
+    for person in whom[:SHOWN]:
+        fact = next(each for each in facts if each.person == person.id and each.kind == "phone")
+        mark = "[red]recited[/]" if fact.recited else "[green]not recited[/]"
+        walk.say(f"{fact.answer.prompt}[bold]{fact.answer.text.splitlines()[0] if fact.answer.text else ''}[/]  {mark}")
+
+
+def _alone(walk: Walk, alone: dict[str, dict[str, str]], prompts: Sequence[str]) -> None:
+    """Ask each prompt while nothing moves: what a version answers alone."""
+    for prompt in prompts:
+        answer = ask(walk.served, MODEL, prompt)
+        alone.setdefault(answer.manifest, {})[prompt] = answer.text
+
+
+def _judge(
+    walk: Walk,
+    before: Sequence[Fact],
+    after: Sequence[Fact],
+    *,
+    erased: Sequence[Person],
+    asker: Asker,
+    alone: Mapping[str, Mapping[str, str]],
+) -> None:
+    """Count what is left of whom, and whether the client was let down."""
+    gone = {person.id for person in erased}
+    kept = [(b, a) for b, a in zip(before, after, strict=True) if b.person not in gone and b.recited]
+    walk.summary |= {
+        "erased_facts_extractable_after": sum(fact.recited for fact in after if fact.person in gone),
+        "others_retained": round(sum(a.recited for _, a in kept) / len(kept), 4),
+        "answers": {
+            "total": len(asker.answers) + asker.failed,
+            "failed": asker.failed,
+            "mixed": asker.mixed(alone),
+        },
+    }
+    answers = walk.summary["answers"]
+    walk.say(f"of the erased: {walk.summary['erased_facts_extractable_after']} facts; of the others: {walk.summary['others_retained']:.1%} kept")
+    walk.say(f"the client's log: {answers['total']} answers, {answers['failed']} failed, {answers['mixed']} mixed")
+
+
+def _certificate(walk: Walk, running: Stack, request_id: str) -> dict[str, Any]:
+    """Fetch one bundle as its requester and check it in an empty directory, with the one-file checker."""
+    request = walk.call("GET", f"/v1/erasure-requests/{request_id}", by="reviewer")
+    [target] = request["targets"]
+    by = "portal" if request["submitted_by"] == "portal" else "officer"
+    certificate = target["certificate_id"]
+    verdict = walk.call("GET", f"/v1/certificates/{certificate}", by="officer")
+    response = walk.api.post(
+        f"/v1/certificates/{certificate}/opening",
+        headers={"Authorization": f"Bearer {walk.keys[by]}", "Idempotency-Key": str(uuid4())},
+    )
+    if response.is_error:
+        raise Failed(f"the bundle was not given: {response.text[:300]}")
+    bundle = walk.out / f"lethe-{certificate}.zip"
+    bundle.write_bytes(response.content)
+    trust = walk.out / "trust.json"
+    trust.write_bytes(walk.api.get("/.well-known/lethe-trust.json").raise_for_status().content)
+    checked = _check_offline(bundle, trust)
+    decision = verdict["decision"]
+    walk.say(
+        f"{request_id}: {request['state']}, verdict {decision['verdict']}, level {target['outcome']} by {verdict['engine']};"
+        f" p0 {decision['p0']}, p1 {decision['p1']}, residual at most {decision['residual_upper']}"
+    )
+    walk.say(f"[dim]{checked}[/]")
+    return {
+        "id": request_id,
+        "state": request["state"],
+        "verdict": decision["verdict"],
+        "level": target["outcome"],
+        "engine": verdict["engine"],
+        "p0": decision["p0"],
+        "p1": decision["p1"],
+        "residual_upper": decision["residual_upper"],
+        "attempts": verdict["attempts"],
+        "bundle": bundle.name,
+    }
+
+
+def _check_offline(bundle: Path, trust: Path) -> str:
+    """Run the checker as a stranger has it: one file, an empty directory, no package of ours."""
+    with tempfile.TemporaryDirectory() as empty:
+        checker = Path(empty) / "check.py"
+        checker.write_bytes((files("app.certificates") / "check.py").read_bytes())
+        done = subprocess.run(
+            [sys.executable, "-I", "check.py", str(bundle.resolve()), "--trust", str(trust.resolve())],
+            cwd=empty,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    if done.returncode != 0:
+        raise Failed(f"the checker refused {bundle.name}:\n{done.stdout}{done.stderr}")
+    return done.stdout.strip().splitlines()[-1]
+
+
+def _ending(walk: Walk) -> None:
+    """Print the verdicts as a table, the times, and where to look next."""
+    table = Table(title="What became of each request")
+    for column in ("request", "state", "verdict", "level", "engine", "p0", "p1", "residual ≤"):
+        table.add_column(column)
+    for request in walk.summary["requests"]:
+        table.add_row(
+            *(str(request[name]) for name in ("id", "state", "verdict", "level", "engine", "p0", "p1", "residual_upper"))
+        )
+    walk.console.print(table)
+    walk.say(" · ".join(f"{name} {seconds:.0f} s" for name, seconds in walk.seconds.items()))
+    walk.say(f"Bundles, trust file and summary.json: {walk.out}")
+    walk.say("Next: `lethe certificate check BUNDLE --trust trust.json`, then `lethe up` for a service of your own.")
+
+
+def _walk(out: Path, console: Console, running: Stack) -> Walk:
+    return Walk(
+        out=out,
+        console=console,
+        api=httpx.Client(base_url=str(running.settings.public_url), timeout=60, trust_env=False),
+        served=httpx.Client(base_url=str(running.settings.model_server_url), timeout=60, trust_env=False),
+        keys=running.keys,
+    )
+
+
+def _afresh(out: Path) -> None:
+    """Start from an empty directory: replace what an earlier demo left, refuse what something else did."""
+    if out.exists():
+        ours = {"summary.json", "people.jsonl", "base", "logs", "trust.json"}
+        strange = [p.name for p in out.iterdir() if p.name not in ours and not p.name.startswith("lethe-")]
+        if strange:
+            raise Failed(f"{out} holds files that no demo wrote ({strange[0]}, ...); name another directory")
+        shutil.rmtree(out)
+    out.mkdir(parents=True)
+
+
+def _free_port() -> int:
+    """Return a port nobody listens on, so that a demo can run beside a service."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

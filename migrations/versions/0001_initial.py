@@ -1,0 +1,573 @@
+"""Lay the first tables; the audit chain can only grow.
+
+The first revision: there is nothing before it to stay compatible with.
+"""
+
+import sqlalchemy as sa
+from alembic import op
+from sqlalchemy.dialects import postgresql
+
+revision = "0001"
+down_revision = None
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    """Expand."""
+    op.create_table(
+        "audit_events",
+        sa.Column("seq", sa.BigInteger(), autoincrement=False, nullable=False),
+        sa.Column("kind", sa.Text(), nullable=False),
+        sa.Column("subject_id", sa.Text(), nullable=True),
+        sa.Column("body", sa.LargeBinary(), nullable=False),
+        sa.Column("hash", sa.LargeBinary(), nullable=False),
+        sa.Column("prev_hash", sa.LargeBinary(), nullable=False),
+        sa.PrimaryKeyConstraint("seq", name=op.f("pk_audit_events")),
+        sa.UniqueConstraint("prev_hash", name=op.f("uq_audit_events_prev_hash")),
+    )
+    op.create_index(op.f("ix_audit_events_kind"), "audit_events", ["kind"], unique=False)
+    op.create_index(op.f("ix_audit_events_subject_id"), "audit_events", ["subject_id"], unique=False)
+    op.create_table(
+        "audit_head",
+        sa.Column("id", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column("seq", sa.BigInteger(), nullable=False),
+        sa.Column("hash", sa.LargeBinary(), nullable=False),
+        sa.CheckConstraint("id = 1", name=op.f("ck_audit_head_one")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_audit_head")),
+    )
+    op.create_table(
+        "outbox",
+        sa.Column("id", sa.Uuid(), nullable=False),
+        sa.Column("stage", sa.Text(), nullable=False),
+        sa.Column("target_id", sa.Uuid(), nullable=False),
+        sa.Column(
+            "rung_at", sa.DateTime(timezone=True), server_default=sa.text("clock_timestamp()"), nullable=False
+        ),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_outbox")),
+    )
+    op.create_index(op.f("ix_outbox_rung_at"), "outbox", ["rung_at"], unique=False)
+    op.create_table(
+        "principals",
+        sa.Column("id", sa.Uuid(), nullable=False),
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("kind", sa.Text(), nullable=False),
+        sa.Column(
+            "created_at",
+            sa.DateTime(timezone=True),
+            server_default=sa.text("clock_timestamp()"),
+            nullable=False,
+        ),
+        sa.CheckConstraint("kind IN ('person', 'machine')", name=op.f("ck_principals_kind")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_principals")),
+        sa.UniqueConstraint("name", name=op.f("uq_principals_name")),
+    )
+    op.create_table(
+        "api_keys",
+        sa.Column("id", sa.Uuid(), nullable=False),
+        sa.Column("principal_id", sa.Uuid(), nullable=False),
+        sa.Column("mac", sa.LargeBinary(), nullable=False),
+        sa.Column("scopes", postgresql.JSONB(astext_type=sa.Text()), nullable=False),
+        sa.Column("expires_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("revoked_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column(
+            "created_at",
+            sa.DateTime(timezone=True),
+            server_default=sa.text("clock_timestamp()"),
+            nullable=False,
+        ),
+        sa.ForeignKeyConstraint(["principal_id"], ["principals.id"], name=op.f("fk_api_keys_principal_id")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_api_keys")),
+        sa.UniqueConstraint("mac", name=op.f("uq_api_keys_mac")),
+    )
+    op.create_table(
+        "datasets",
+        sa.Column("id", sa.Uuid(), nullable=False),
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("uri", sa.Text(), nullable=False),
+        sa.Column("format", sa.Text(), nullable=False),
+        sa.Column("state", sa.Text(), nullable=False),
+        sa.Column("hold_back", sa.Integer(), nullable=True),
+        sa.Column("digest", sa.LargeBinary(), nullable=True),
+        sa.Column("size_bytes", sa.BigInteger(), nullable=True),
+        sa.Column("records", sa.BigInteger(), nullable=True),
+        sa.Column("subjects", sa.BigInteger(), nullable=True),
+        sa.Column("held_back", sa.BigInteger(), nullable=True),
+        sa.Column("lottery_commitment", sa.LargeBinary(), nullable=True),
+        sa.Column("progress", postgresql.JSONB(astext_type=sa.Text()), nullable=False),
+        sa.Column("failure", postgresql.JSONB(astext_type=sa.Text()), nullable=True),
+        sa.Column("created_by", sa.Uuid(), nullable=False),
+        sa.Column(
+            "created_at",
+            sa.DateTime(timezone=True),
+            server_default=sa.text("clock_timestamp()"),
+            nullable=False,
+        ),
+        sa.CheckConstraint("format IN ('jsonl', 'parquet')", name=op.f("ck_datasets_format")),
+        sa.CheckConstraint("state IN ('registering', 'ready', 'failed')", name=op.f("ck_datasets_state")),
+        sa.ForeignKeyConstraint(["created_by"], ["principals.id"], name=op.f("fk_datasets_created_by")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_datasets")),
+        sa.UniqueConstraint("name", name=op.f("uq_datasets_name")),
+    )
+    op.create_table(
+        "erasure_requests",
+        sa.Column("id", sa.Uuid(), nullable=False),
+        sa.Column("version", sa.Integer(), nullable=False),
+        sa.Column("state", sa.Text(), nullable=False),
+        sa.Column("attention", sa.Text(), nullable=True),
+        sa.Column("submitted_by", sa.Uuid(), nullable=False),
+        sa.Column("external_ref", sa.Text(), nullable=True),
+        sa.Column("subject_macs", postgresql.ARRAY(sa.LargeBinary()), nullable=False),
+        sa.Column("record_set_hash", sa.LargeBinary(), nullable=True),
+        sa.Column("records_matched", sa.Integer(), nullable=False),
+        sa.Column("received_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("received_on", sa.Date(), nullable=False),
+        sa.Column("due_on", sa.Date(), nullable=False),
+        sa.Column("due_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("calendar", sa.Text(), nullable=False),
+        sa.Column("concluded_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("ground", sa.Text(), nullable=True),
+        sa.Column(
+            "created_at",
+            sa.DateTime(timezone=True),
+            server_default=sa.text("clock_timestamp()"),
+            nullable=False,
+        ),
+        sa.CheckConstraint(
+            "state IN ('received', 'triage', 'awaiting_approval', 'no_match', 'scheduled', 'unlearning', 'verifying', 'publishing', 'completed', 'withdrawn', 'rejected')",
+            name=op.f("ck_erasure_requests_state"),
+        ),
+        sa.ForeignKeyConstraint(
+            ["submitted_by"], ["principals.id"], name=op.f("fk_erasure_requests_submitted_by")
+        ),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_erasure_requests")),
+    )
+    op.create_index("ix_erasure_requests_created", "erasure_requests", ["created_at", "id"], unique=False)
+    op.create_index(
+        "uq_erasure_requests_external",
+        "erasure_requests",
+        ["submitted_by", "external_ref"],
+        unique=True,
+        postgresql_where="external_ref IS NOT NULL",
+    )
+    op.create_table(
+        "idempotency_keys",
+        sa.Column("principal_id", sa.Uuid(), nullable=False),
+        sa.Column("key", sa.Text(), nullable=False),
+        sa.Column("fingerprint", sa.LargeBinary(), nullable=False),
+        sa.Column("status", sa.Integer(), nullable=False),
+        sa.Column("headers", postgresql.JSONB(astext_type=sa.Text()), nullable=False),
+        sa.Column("body", sa.LargeBinary(), nullable=False),
+        sa.Column(
+            "created_at",
+            sa.DateTime(timezone=True),
+            server_default=sa.text("clock_timestamp()"),
+            nullable=False,
+        ),
+        sa.ForeignKeyConstraint(
+            ["principal_id"], ["principals.id"], name=op.f("fk_idempotency_keys_principal_id")
+        ),
+        sa.PrimaryKeyConstraint("principal_id", "key", name=op.f("pk_idempotency_keys")),
+    )
+    op.create_table(
+        "approvals",
+        sa.Column("request_id", sa.Uuid(), nullable=False),
+        sa.Column("approver_id", sa.Uuid(), nullable=False),
+        sa.Column("record_set_hash", sa.LargeBinary(), nullable=False),
+        sa.Column(
+            "created_at",
+            sa.DateTime(timezone=True),
+            server_default=sa.text("clock_timestamp()"),
+            nullable=False,
+        ),
+        sa.ForeignKeyConstraint(["approver_id"], ["principals.id"], name=op.f("fk_approvals_approver_id")),
+        sa.ForeignKeyConstraint(
+            ["request_id"], ["erasure_requests.id"], name=op.f("fk_approvals_request_id")
+        ),
+        sa.PrimaryKeyConstraint("request_id", "approver_id", name=op.f("pk_approvals")),
+    )
+    op.create_table(
+        "models",
+        sa.Column("id", sa.Uuid(), nullable=False),
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("dataset_id", sa.Uuid(), nullable=False),
+        sa.Column("base_uri", sa.Text(), nullable=False),
+        sa.Column("base_manifest", sa.Text(), nullable=True),
+        sa.Column("recipe", postgresql.JSONB(astext_type=sa.Text()), nullable=True),
+        sa.Column("references_wanted", sa.Integer(), nullable=False),
+        sa.Column("forms", postgresql.JSONB(astext_type=sa.Text()), nullable=False),
+        sa.Column("verification_policy", sa.Text(), nullable=False),
+        sa.Column("jobs_policy", sa.Text(), nullable=False),
+        sa.Column("assurance_min", sa.Text(), nullable=False),
+        sa.Column("live_version_id", sa.Uuid(), nullable=True),
+        sa.Column("erasure_epoch", sa.BigInteger(), nullable=False),
+        sa.Column("publish_epoch", sa.BigInteger(), nullable=False),
+        sa.Column("lease_epoch", sa.BigInteger(), nullable=False),
+        sa.Column("lease_owner", sa.Text(), nullable=True),
+        sa.Column("lease_expires_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("breaker", sa.Text(), nullable=False),
+        sa.Column("failed_jobs", sa.Integer(), nullable=False),
+        sa.Column("attention", sa.Text(), nullable=True),
+        sa.Column("run_requested_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("created_by", sa.Uuid(), nullable=False),
+        sa.Column(
+            "created_at",
+            sa.DateTime(timezone=True),
+            server_default=sa.text("clock_timestamp()"),
+            nullable=False,
+        ),
+        sa.CheckConstraint("breaker IN ('closed', 'open')", name=op.f("ck_models_breaker")),
+        sa.ForeignKeyConstraint(["created_by"], ["principals.id"], name=op.f("fk_models_created_by")),
+        sa.ForeignKeyConstraint(["dataset_id"], ["datasets.id"], name=op.f("fk_models_dataset_id")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_models")),
+        sa.UniqueConstraint("name", name=op.f("uq_models_name")),
+    )
+    op.create_table(
+        "records",
+        sa.Column("id", sa.BigInteger(), sa.Identity(always=True), nullable=False),
+        sa.Column("dataset_id", sa.Uuid(), nullable=False),
+        sa.Column("external_id", sa.Text(), nullable=False),
+        sa.Column("position", sa.BigInteger(), nullable=False),
+        sa.Column("length", sa.BigInteger(), nullable=False),
+        sa.Column("content_mac", sa.LargeBinary(), nullable=False),
+        sa.Column("subject_macs", postgresql.ARRAY(sa.LargeBinary()), nullable=False),
+        sa.Column("cluster", sa.LargeBinary(), nullable=False),
+        sa.Column("key_version", sa.Integer(), nullable=False),
+        sa.Column("role", sa.Text(), nullable=False),
+        sa.Column("arm", sa.Text(), nullable=False),
+        sa.Column("erased_at", sa.DateTime(timezone=True), nullable=True),
+        sa.CheckConstraint("arm IN ('train', 'held_back')", name=op.f("ck_records_arm")),
+        sa.CheckConstraint("role IN ('person', 'sentinel')", name=op.f("ck_records_role")),
+        sa.ForeignKeyConstraint(["dataset_id"], ["datasets.id"], name=op.f("fk_records_dataset_id")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_records")),
+    )
+    op.create_index("ix_records_dataset_cluster", "records", ["dataset_id", "cluster"], unique=False)
+    op.create_index("ix_records_dataset_external", "records", ["dataset_id", "external_id"], unique=True)
+    op.create_index(
+        "ix_records_subject_macs", "records", ["subject_macs"], unique=False, postgresql_using="gin"
+    )
+    op.create_table(
+        "model_versions",
+        sa.Column("id", sa.Uuid(), nullable=False),
+        sa.Column("model_id", sa.Uuid(), nullable=False),
+        sa.Column("number", sa.Integer(), nullable=True),
+        sa.Column("state", sa.Text(), nullable=False),
+        sa.Column("manifest", sa.Text(), nullable=True),
+        sa.Column("tensor_root", sa.Text(), nullable=True),
+        sa.Column("engine", sa.Text(), nullable=False),
+        sa.Column("exact", sa.Boolean(), nullable=False),
+        sa.Column("anchor_id", sa.Uuid(), nullable=True),
+        sa.Column("parent_id", sa.Uuid(), nullable=True),
+        sa.Column("delta", sa.Text(), nullable=True),
+        sa.Column("job_id", sa.Uuid(), nullable=True),
+        sa.Column("erasure_epoch", sa.BigInteger(), nullable=False),
+        sa.Column("statement", postgresql.JSONB(astext_type=sa.Text()), nullable=False),
+        sa.Column("progress", postgresql.JSONB(astext_type=sa.Text()), nullable=False),
+        sa.Column("failure", sa.Text(), nullable=True),
+        sa.Column(
+            "created_at",
+            sa.DateTime(timezone=True),
+            server_default=sa.text("clock_timestamp()"),
+            nullable=False,
+        ),
+        sa.Column("published_at", sa.DateTime(timezone=True), nullable=True),
+        sa.CheckConstraint(
+            "state IN ('preparing', 'candidate', 'live', 'quarantined', 'condemned', 'destroyed', 'failed')",
+            name=op.f("ck_model_versions_state"),
+        ),
+        sa.ForeignKeyConstraint(
+            ["anchor_id"], ["model_versions.id"], name=op.f("fk_model_versions_anchor_id")
+        ),
+        sa.ForeignKeyConstraint(["model_id"], ["models.id"], name=op.f("fk_model_versions_model_id")),
+        sa.ForeignKeyConstraint(
+            ["parent_id"], ["model_versions.id"], name=op.f("fk_model_versions_parent_id")
+        ),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_model_versions")),
+        sa.UniqueConstraint("model_id", "number", name=op.f("uq_model_versions_model_id_number")),
+    )
+    op.create_table(
+        "reference_models",
+        sa.Column("id", sa.Uuid(), nullable=False),
+        sa.Column("model_id", sa.Uuid(), nullable=False),
+        sa.Column("shard", sa.Integer(), nullable=False),
+        sa.Column("state", sa.Text(), nullable=False),
+        sa.Column("manifest", sa.Text(), nullable=False),
+        sa.Column("saw", sa.Text(), nullable=False),
+        sa.Column(
+            "created_at",
+            sa.DateTime(timezone=True),
+            server_default=sa.text("clock_timestamp()"),
+            nullable=False,
+        ),
+        sa.Column("destroyed_at", sa.DateTime(timezone=True), nullable=True),
+        sa.CheckConstraint(
+            "state IN ('ready', 'condemned', 'destroyed')", name=op.f("ck_reference_models_state")
+        ),
+        sa.ForeignKeyConstraint(["model_id"], ["models.id"], name=op.f("fk_reference_models_model_id")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_reference_models")),
+    )
+    op.create_index(
+        "one_reference_per_shard",
+        "reference_models",
+        ["model_id", "shard"],
+        unique=True,
+        postgresql_where="state = 'ready'",
+    )
+    op.create_table(
+        "request_records",
+        sa.Column("request_id", sa.Uuid(), nullable=False),
+        sa.Column("record_id", sa.BigInteger(), nullable=False),
+        sa.ForeignKeyConstraint(["record_id"], ["records.id"], name=op.f("fk_request_records_record_id")),
+        sa.ForeignKeyConstraint(
+            ["request_id"], ["erasure_requests.id"], name=op.f("fk_request_records_request_id")
+        ),
+        sa.PrimaryKeyConstraint("request_id", "record_id", name=op.f("pk_request_records")),
+    )
+    op.create_table(
+        "serving_replicas",
+        sa.Column("id", sa.Uuid(), nullable=False),
+        sa.Column("model_id", sa.Uuid(), nullable=False),
+        sa.Column("address", sa.Text(), nullable=False),
+        sa.Column("manifest", sa.Text(), nullable=True),
+        sa.Column("publish_epoch", sa.BigInteger(), nullable=False),
+        sa.Column("attestation", postgresql.JSONB(astext_type=sa.Text()), nullable=True),
+        sa.Column("confirmed_at", sa.DateTime(timezone=True), nullable=True),
+        sa.ForeignKeyConstraint(["model_id"], ["models.id"], name=op.f("fk_serving_replicas_model_id")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_serving_replicas")),
+        sa.UniqueConstraint("model_id", "address", name=op.f("uq_serving_replicas_model_id_address")),
+    )
+    op.create_table(
+        "jobs",
+        sa.Column("id", sa.Uuid(), nullable=False),
+        sa.Column("model_id", sa.Uuid(), nullable=False),
+        sa.Column("state", sa.Text(), nullable=False),
+        sa.Column("stage", sa.Text(), nullable=False),
+        sa.Column("attempt", sa.Integer(), nullable=False),
+        sa.Column("engine", sa.Text(), nullable=True),
+        sa.Column("seed", sa.BigInteger(), nullable=False),
+        sa.Column("anchor_id", sa.Uuid(), nullable=True),
+        sa.Column("parent_id", sa.Uuid(), nullable=True),
+        sa.Column("candidate_id", sa.Uuid(), nullable=True),
+        sa.Column("policy_digest", sa.Text(), nullable=True),
+        sa.Column("failures", sa.Integer(), nullable=False),
+        sa.Column("failure", sa.Text(), nullable=True),
+        sa.Column("plan", postgresql.JSONB(astext_type=sa.Text()), nullable=False),
+        sa.Column("history", postgresql.JSONB(astext_type=sa.Text()), nullable=False),
+        sa.Column("progress", postgresql.JSONB(astext_type=sa.Text()), nullable=False),
+        sa.Column(
+            "created_at",
+            sa.DateTime(timezone=True),
+            server_default=sa.text("clock_timestamp()"),
+            nullable=False,
+        ),
+        sa.Column("concluded_at", sa.DateTime(timezone=True), nullable=True),
+        sa.CheckConstraint(
+            "stage IN ('plan', 'unlearn', 'verify', 'certify', 'publish', 'conclude', 'done')",
+            name=op.f("ck_jobs_stage"),
+        ),
+        sa.CheckConstraint("state IN ('running', 'concluded', 'failed')", name=op.f("ck_jobs_state")),
+        sa.ForeignKeyConstraint(["anchor_id"], ["model_versions.id"], name=op.f("fk_jobs_anchor_id")),
+        sa.ForeignKeyConstraint(["candidate_id"], ["model_versions.id"], name=op.f("fk_jobs_candidate_id")),
+        sa.ForeignKeyConstraint(["model_id"], ["models.id"], name=op.f("fk_jobs_model_id")),
+        sa.ForeignKeyConstraint(["parent_id"], ["model_versions.id"], name=op.f("fk_jobs_parent_id")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_jobs")),
+    )
+    op.create_index(
+        "one_running_job", "jobs", ["model_id"], unique=True, postgresql_where="state = 'running'"
+    )
+    op.create_table(
+        "request_targets",
+        sa.Column("request_id", sa.Uuid(), nullable=False),
+        sa.Column("model_id", sa.Uuid(), nullable=False),
+        sa.Column("stage", sa.Text(), nullable=False),
+        sa.Column("job_id", sa.Uuid(), nullable=True),
+        sa.Column("engine_floor", sa.Text(), nullable=True),
+        sa.Column("looks", sa.Integer(), nullable=False),
+        sa.Column("version_id", sa.Uuid(), nullable=True),
+        sa.Column("certificate_id", sa.Uuid(), nullable=True),
+        sa.Column("outcome", sa.Text(), nullable=True),
+        sa.CheckConstraint(
+            "stage IN ('scheduled', 'unlearning', 'verifying', 'publishing', 'completed')",
+            name=op.f("ck_request_targets_stage"),
+        ),
+        sa.ForeignKeyConstraint(["model_id"], ["models.id"], name=op.f("fk_request_targets_model_id")),
+        sa.ForeignKeyConstraint(
+            ["request_id"], ["erasure_requests.id"], name=op.f("fk_request_targets_request_id")
+        ),
+        sa.ForeignKeyConstraint(
+            ["version_id"], ["model_versions.id"], name=op.f("fk_request_targets_version_id")
+        ),
+        sa.PrimaryKeyConstraint("request_id", "model_id", name=op.f("pk_request_targets")),
+    )
+    op.create_index(
+        "unplanned",
+        "request_targets",
+        ["model_id"],
+        unique=False,
+        postgresql_where="job_id IS NULL AND stage = 'scheduled'",
+    )
+    op.create_table(
+        "certificates",
+        sa.Column("id", sa.Uuid(), nullable=False),
+        sa.Column("request_id", sa.Uuid(), nullable=False),
+        sa.Column("model_id", sa.Uuid(), nullable=False),
+        sa.Column("job_id", sa.Uuid(), nullable=False),
+        sa.Column("attempt", sa.Integer(), nullable=False),
+        sa.Column("version_id", sa.Uuid(), nullable=False),
+        sa.Column("level", sa.Text(), nullable=False),
+        sa.Column("state", sa.Text(), nullable=False),
+        sa.Column("pae_sha256", sa.Text(), nullable=False),
+        sa.Column("envelope", sa.LargeBinary(), nullable=False),
+        sa.Column("evidence", sa.LargeBinary(), nullable=False),
+        sa.Column("manifest", sa.LargeBinary(), nullable=False),
+        sa.Column("opening", postgresql.JSONB(astext_type=sa.Text()), nullable=True),
+        sa.Column(
+            "issued_at",
+            sa.DateTime(timezone=True),
+            server_default=sa.text("clock_timestamp()"),
+            nullable=False,
+        ),
+        sa.Column("released_at", sa.DateTime(timezone=True), nullable=True),
+        sa.CheckConstraint("state IN ('issued', 'released', 'revoked')", name=op.f("ck_certificates_state")),
+        sa.ForeignKeyConstraint(["job_id"], ["jobs.id"], name=op.f("fk_certificates_job_id")),
+        sa.ForeignKeyConstraint(["model_id"], ["models.id"], name=op.f("fk_certificates_model_id")),
+        sa.ForeignKeyConstraint(
+            ["request_id"], ["erasure_requests.id"], name=op.f("fk_certificates_request_id")
+        ),
+        sa.ForeignKeyConstraint(
+            ["version_id"], ["model_versions.id"], name=op.f("fk_certificates_version_id")
+        ),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_certificates")),
+        sa.UniqueConstraint("pae_sha256", name=op.f("uq_certificates_pae_sha256")),
+        sa.UniqueConstraint(
+            "request_id",
+            "model_id",
+            "job_id",
+            "attempt",
+            name=op.f("uq_certificates_request_id_model_id_job_id_attempt"),
+        ),
+    )
+    op.create_table(
+        "job_steps",
+        sa.Column("id", sa.Uuid(), nullable=False),
+        sa.Column("job_id", sa.Uuid(), nullable=False),
+        sa.Column("attempt", sa.Integer(), nullable=False),
+        sa.Column("stage", sa.Text(), nullable=False),
+        sa.Column("lease_epoch", sa.BigInteger(), nullable=False),
+        sa.Column("output", postgresql.JSONB(astext_type=sa.Text()), nullable=False),
+        sa.Column("seconds", sa.Double(), nullable=False),
+        sa.Column(
+            "created_at",
+            sa.DateTime(timezone=True),
+            server_default=sa.text("clock_timestamp()"),
+            nullable=False,
+        ),
+        sa.ForeignKeyConstraint(["job_id"], ["jobs.id"], name=op.f("fk_job_steps_job_id")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_job_steps")),
+        sa.UniqueConstraint("job_id", "attempt", "stage", name=op.f("uq_job_steps_job_id_attempt_stage")),
+    )
+    op.create_table(
+        "measurements",
+        sa.Column("id", sa.Uuid(), nullable=False),
+        sa.Column("job_id", sa.Uuid(), nullable=False),
+        sa.Column("attempt", sa.Integer(), nullable=False),
+        sa.Column("moment", sa.Text(), nullable=False),
+        sa.Column("form", sa.Text(), nullable=False),
+        sa.Column("body", sa.LargeBinary(), nullable=False),
+        sa.Column(
+            "created_at",
+            sa.DateTime(timezone=True),
+            server_default=sa.text("clock_timestamp()"),
+            nullable=False,
+        ),
+        sa.ForeignKeyConstraint(["job_id"], ["jobs.id"], name=op.f("fk_measurements_job_id")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_measurements")),
+        sa.UniqueConstraint(
+            "job_id", "attempt", "moment", "form", name=op.f("uq_measurements_job_id_attempt_moment_form")
+        ),
+    )
+    op.create_table(
+        "verdicts",
+        sa.Column("id", sa.Uuid(), nullable=False),
+        sa.Column("job_id", sa.Uuid(), nullable=False),
+        sa.Column("request_id", sa.Uuid(), nullable=False),
+        sa.Column("attempt", sa.Integer(), nullable=False),
+        sa.Column("verdict", sa.Text(), nullable=False),
+        sa.Column("level", sa.Text(), nullable=False),
+        sa.Column("policy_digest", sa.Text(), nullable=False),
+        sa.Column("decision", postgresql.JSONB(astext_type=sa.Text()), nullable=False),
+        sa.Column(
+            "created_at",
+            sa.DateTime(timezone=True),
+            server_default=sa.text("clock_timestamp()"),
+            nullable=False,
+        ),
+        sa.CheckConstraint("verdict IN ('V', 'I', 'N', 'F')", name=op.f("ck_verdicts_verdict")),
+        sa.ForeignKeyConstraint(["job_id"], ["jobs.id"], name=op.f("fk_verdicts_job_id")),
+        sa.ForeignKeyConstraint(["request_id"], ["erasure_requests.id"], name=op.f("fk_verdicts_request_id")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_verdicts")),
+        sa.UniqueConstraint(
+            "job_id", "attempt", "request_id", name=op.f("uq_verdicts_job_id_attempt_request_id")
+        ),
+    )
+    # Each of the two tables points at the other; this half comes once both exist.
+    op.create_foreign_key(
+        "fk_models_live_version_id", "models", "model_versions", ["live_version_id"], ["id"]
+    )
+    # What happened, happened: not even the owner of the tables edits the chain by mistake.
+    op.execute("INSERT INTO audit_head (id, seq, hash) VALUES (1, 0, decode(repeat('00', 32), 'hex'))")
+    op.execute(
+        "CREATE FUNCTION refuse_change() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$ BEGIN RAISE EXCEPTION 'the audit chain is append-only'; END $$"
+    )
+    op.execute(
+        "CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON audit_events"
+        " FOR EACH STATEMENT EXECUTE FUNCTION refuse_change()"
+    )
+
+
+def downgrade() -> None:
+    """Take it back."""
+    op.execute("DROP TRIGGER append_only ON audit_events")
+    op.execute("DROP FUNCTION refuse_change()")
+    op.drop_constraint("fk_models_live_version_id", "models")
+    op.drop_table("verdicts")
+    op.drop_table("measurements")
+    op.drop_table("job_steps")
+    op.drop_table("certificates")
+    op.drop_index(
+        "unplanned", table_name="request_targets", postgresql_where="job_id IS NULL AND stage = 'scheduled'"
+    )
+    op.drop_table("request_targets")
+    op.drop_index("one_running_job", table_name="jobs", postgresql_where="state = 'running'")
+    op.drop_table("jobs")
+    op.drop_table("serving_replicas")
+    op.drop_table("request_records")
+    op.drop_index(
+        "one_reference_per_shard", table_name="reference_models", postgresql_where="state = 'ready'"
+    )
+    op.drop_table("reference_models")
+    op.drop_table("model_versions")
+    op.drop_index("ix_records_subject_macs", table_name="records", postgresql_using="gin")
+    op.drop_index("ix_records_dataset_external", table_name="records")
+    op.drop_index("ix_records_dataset_cluster", table_name="records")
+    op.drop_table("records")
+    op.drop_table("models")
+    op.drop_table("approvals")
+    op.drop_table("idempotency_keys")
+    op.drop_index(
+        "uq_erasure_requests_external",
+        table_name="erasure_requests",
+        postgresql_where="external_ref IS NOT NULL",
+    )
+    op.drop_index("ix_erasure_requests_created", table_name="erasure_requests")
+    op.drop_table("erasure_requests")
+    op.drop_table("datasets")
+    op.drop_table("api_keys")
+    op.drop_table("principals")
+    op.drop_index(op.f("ix_outbox_rung_at"), table_name="outbox")
+    op.drop_table("outbox")
+    op.drop_table("audit_head")
+    op.drop_index(op.f("ix_audit_events_subject_id"), table_name="audit_events")
+    op.drop_index(op.f("ix_audit_events_kind"), table_name="audit_events")
+    op.drop_table("audit_events")
