@@ -23,15 +23,18 @@ from typing import IO
 _TETHER = """
 import os, sys
 parent, signal, user = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+if sys.platform == "linux":
+    import ctypes
+    prctl = ctypes.CDLL(None).prctl
+else:
+    prctl = lambda *ignored: None
 if user:
     import pwd
     entry = pwd.getpwnam(user)
     os.setgroups([])
     os.setgid(entry.pw_gid)
     os.setuid(entry.pw_uid)
-if sys.platform == "linux":
-    import ctypes
-    ctypes.CDLL(None).prctl(1, signal, 0, 0, 0)
+prctl(1, signal, 0, 0, 0)
 if os.getppid() != parent:
     sys.exit(1)
 os.execv(sys.argv[4], sys.argv[4:])

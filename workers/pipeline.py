@@ -34,14 +34,15 @@ from app.jobs import service as jobs
 from app.jobs.lifecycle import JobStage
 from app.jobs.service import JobView
 from app.queue import Stage
-from app.records import content
+from app.records import ingestion
 from app.records import service as records
-from app.records.content import shard_of
+from app.records.content import canonical
+from app.records.reading import RecordRow
 from app.registry import service as registry
 from app.serving import service as serving
-from app.signing import canonical
+from app.signing import canonical as jcs
 from app.storage.database import Session
-from app.tables import Model, ModelVersion, Record
+from app.tables import Model, ModelVersion
 from app.verification import policy as policies
 from app.verification import service as verification
 from workers import context as composition
@@ -66,7 +67,7 @@ PROGRESS_SECONDS = 1.0
 def register(dataset_id: UUID, epoch: int, context: Context) -> None:
     """Read a dataset where it lies and register it whole, or say what is wrong with it."""
     del epoch  # a dataset has one writer by compare-and-set, not by lease
-    records.ingest(
+    ingestion.ingest(
         context.transaction,
         dataset_id,
         keyring=context.keyring,
@@ -135,7 +136,8 @@ def plan(model_id: UUID, epoch: int, context: Context) -> None:
     reach("plan.computed")
     seconds = registry.training_seconds(anchor) if model.recipe is not None else None
     with context.transaction() as session:
-        floor = erasure.engine_floor(session, view.requests, model_id)
+        ladder = escalation.load(view.jobs_policy).ladder
+        floor = erasure.engine_floor(session, view.requests, model_id, ladder=ladder)
         jobs.planned(
             session,
             view,
@@ -346,7 +348,7 @@ def _measure(
     ]
     _run(context, specs, lambda body: _show_job(context, view.id, body))
     return [
-        (form, canonical.encode(json.loads((spec.out / "measurements.json").read_bytes())))
+        (form, jcs.encode(json.loads((spec.out / "measurements.json").read_bytes())))
         for form, spec in zip(view.forms, specs, strict=True)
     ]
 
@@ -451,8 +453,8 @@ def _made(path: Path) -> Path:
     return path
 
 
-def _shard(context: Context, record: Record, model: Model) -> int:
-    return shard_of(context.keyring.placement, record.cluster, model.references_wanted)
+def _shard(context: Context, record: RecordRow, model: Model) -> int:
+    return material.shard_of(context, record.cluster, model.references_wanted)
 
 
 def _recipe(model: Model) -> Recipe | None:
@@ -462,10 +464,10 @@ def _recipe(model: Model) -> Recipe | None:
 def _canonical(context: Context, view: JobView, request_id: UUID) -> list[str]:
     """Return the SHA-256 of each record of a request, read once more from its source."""
     with context.transaction() as session:
-        rows = records.of_request(session, request_id, view.dataset_id)
-    ids = sorted(row.id for row in rows)
-    lines = records.read_contents(context.transaction, view.dataset_id, ids, keyring=context.keyring)
-    return [sha256(content.canonical(line)).hexdigest() for _, line in lines]
+        rows = material.asked_for(session, request_id, view.dataset_id)
+        source = records.source(session, view.dataset_id)
+    lines = records.contents(source, rows, content_key=context.keyring.content)
+    return [sha256(canonical(line.content)).hexdigest() for _, line in lines]
 
 
 def _run(

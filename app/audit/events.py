@@ -480,3 +480,22 @@ class ReferenceDestroyed(Event):
     shard: int
     manifest: str
     at: datetime
+
+
+# Serving (app.serving)
+
+
+@dataclass(frozen=True)
+class VersionPublished(Event):
+    """A version is what users get: every replica attested it, and it became the live one."""
+
+    KIND: ClassVar[str] = "version.published"
+
+    version: UUID
+    model: UUID
+    number: int
+    manifest: str
+    publish_epoch: int
+    erasure_epoch: int
+    replicas: int
+    at: datetime

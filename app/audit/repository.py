@@ -26,9 +26,8 @@ class AuditChain:
             .execution_options(populate_existing=True)
         ).one()
 
-    def append(self, row: AuditEvent) -> None:
-        """Insert the row and let the head follow it."""
-        head = self.session.get_one(AuditHead, 1)
+    def append(self, head: AuditHead, row: AuditEvent) -> None:
+        """Insert the row and let the locked head follow it."""
         head.seq, head.hash = row.seq, row.hash
         self.session.add(row)
         self.session.flush()

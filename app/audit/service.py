@@ -1,6 +1,7 @@
 """What can be done to the audit chain: record an event, read events, verify the whole.
 
-Record last in a transaction: from then until the commit nobody else can record anything.
+Events are kept until the end of the transaction and written as its last statements: the head row is
+locked no longer than that, and a verb that records between two locks cannot deadlock with another.
 """
 
 import hashlib
@@ -15,7 +16,7 @@ import rfc8785
 from app.audit.events import Event
 from app.audit.repository import AuditChain
 from app.http import ids
-from app.storage.database import Session
+from app.storage.database import Session, before_commit
 from app.tables import AuditEvent
 
 START = bytes(32)
@@ -52,35 +53,50 @@ class Verification:
 
 
 def record(session: Session, event: Event) -> None:
-    """Append one event to the chain, in the caller's transaction; best as its last statement."""
+    """Append one event to the chain, at the end of the caller's transaction."""
+    pending = _pending(session)
+    if not pending:
+        before_commit(session, lambda: settle(session))
+    pending.append((event.KIND, about(event), canonical(event)))
+
+
+def settle(session: Session) -> None:
+    """Write what was recorded so far; from here to the commit nobody else can write."""
+    pending = _pending(session)
+    if not pending:
+        return
+    session.flush()
     chain = AuditChain(session)
     head = chain.head()
-    content = canonical(event)
-    seq = head.seq + 1
-    chain.append(
-        AuditEvent(
+    for kind, subject_id, body in pending:
+        seq = head.seq + 1
+        row = AuditEvent(
             seq=seq,
-            kind=event.KIND,
-            subject_id=about(event),
-            body=content,
-            hash=link(seq, head.hash, content),
-            prev_hash=head.hash,
+            kind=kind,
+            subject_id=subject_id,
+            body=body,
+            hash=link(seq, bytes(head.hash), body),
+            prev_hash=bytes(head.hash),
         )
-    )
+        chain.append(head, row)
+    pending.clear()
 
 
 def history(session: Session, subject_id: str, *, after: int = 0, limit: int = PAGE_ROWS_MAX) -> list[Entry]:
     """Return the events about one public id, oldest first."""
+    settle(session)
     return _entries(AuditChain(session).about(subject_id, after=after, limit=min(limit, PAGE_ROWS_MAX)))
 
 
 def listing(session: Session, *, after: int = 0, limit: int = PAGE_ROWS_MAX) -> list[Entry]:
     """Return the events after a sequence number, oldest first."""
+    settle(session)
     return _entries(AuditChain(session).since(after, limit=min(limit, PAGE_ROWS_MAX)))
 
 
 def verify(session: Session) -> Verification:
     """Walk the chain from the start to the head and recompute every hash."""
+    settle(session)
     chain = AuditChain(session)
     head = chain.head()
     expected = (head.seq, bytes(head.hash))
@@ -111,6 +127,11 @@ def about(event: Event) -> str | None:
     first = fields(event)[0]
     value = _plain(first.name, getattr(event, first.name))
     return value if isinstance(value, str) else None
+
+
+def _pending(session: Session) -> list[tuple[str, str | None, bytes]]:
+    pending: list[tuple[str, str | None, bytes]] = session.info.setdefault("audit", [])
+    return pending
 
 
 def _plain(name: str, value: object) -> str | int | list[str] | None:

@@ -66,6 +66,7 @@ def acts(scope: Scope) -> Callable[..., Caller]:
 
 RequestsCreate = Annotated[Caller, Depends(acts(Scope.REQUESTS_CREATE), scope="function")]
 RequestsRead = Annotated[Caller, Depends(asks(Scope.REQUESTS_READ), scope="function")]
+RequestsResolve = Annotated[Caller, Depends(acts(Scope.REQUESTS_RESOLVE), scope="function")]
 RequestsReview = Annotated[Caller, Depends(acts(Scope.REQUESTS_REVIEW), scope="function")]
 RequestsWithdraw = Annotated[Caller, Depends(acts(Scope.REQUESTS_WITHDRAW), scope="function")]
 RecordsRegister = Annotated[Caller, Depends(acts(Scope.RECORDS_REGISTER), scope="function")]

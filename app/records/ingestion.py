@@ -25,8 +25,9 @@ from app.records import lottery, service
 from app.records.content import canonical, content_mac, subject_mac
 from app.records.lines import BadLine, Line
 from app.records.lottery import PERSON, SENTINEL, Clusters
-from app.records.reading import Entry, Scan, Source, opened
+from app.records.reading import Entry, Scan, Source
 from app.storage.database import Transaction
+from app.storage.locations import opened
 
 RECORDS_MAX = 50_000_000
 PROGRESS_SECONDS = 1.0

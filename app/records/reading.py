@@ -12,42 +12,23 @@ import hmac
 import io
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import accumulate, groupby
-from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, cast
-from urllib.parse import parse_qsl, unquote, urlsplit
+from typing import Any, BinaryIO, NamedTuple
 from uuid import UUID
 
-import fsspec
-
-from app.errors import Conflict, Invalid, Unavailable
+from app.errors import Conflict, Unavailable
 from app.records.content import canonical, content_mac
 from app.records.lines import LINE_BYTES_MAX, BadLine, Line, parse, parse_row
+from app.storage.locations import opened
 
 CHUNK_BYTES = 1024 * 1024
 BATCH_ROWS = 256
 WHOLE_SHARE = 8
 """Reading an eighth of the file or more is done in one pass, which also proves the whole of it."""
 
-URI_CHARACTERS_MAX = 2048
-
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _COLUMNS = tuple(Line.model_fields)
-_ACCOUNT_BEFORE_HOST = {"abfs", "abfss"}
-"""Azure writes `abfs://container@account...`; what stands before the @ is no user there."""
-_SECRET_WORDS = (
-    "sig",
-    "token",
-    "secret",
-    "password",
-    "credential",
-    "accesskey",
-    "access_key",
-    "apikey",
-    "api_key",
-)
 
 
 class DatasetChanged(Conflict):
@@ -94,52 +75,9 @@ class Entry(NamedTuple):
     line: Line
 
 
-def check_uri(uri: str) -> str:
-    """Return the URI as it is kept; Invalid if it carries a secret or names no place.
-
-    A secret in a URI would end up in the database, in backups and in whatever lists datasets.
-    """
-    if len(uri) > URI_CHARACTERS_MAX or any(ord(character) < ord(" ") for character in uri):
-        raise Invalid("the URI is too long or has control characters", code="uri-form")
-    if "://" not in uri and not uri.startswith("file:"):
-        if not Path(uri).is_absolute():
-            raise Invalid("a path must be absolute: a worker has its own directory", code="uri-relative")
-        return uri
-    for link in uri.split("::"):
-        _refuse_secrets(link)
-    scheme = uri.partition(":")[0].lower()
-    if scheme != "file" and scheme not in fsspec.available_protocols():
-        raise Invalid("no such kind of storage is known", code="uri-scheme")
-    return uri
-
-
-def _refuse_secrets(uri: str) -> None:
-    try:
-        parts = urlsplit(uri)
-        names = [name.lower().replace("-", "") for name, _ in parse_qsl(parts.query, keep_blank_values=True)]
-    except ValueError:
-        raise Invalid("the URI cannot be parsed", code="uri-form") from None
-    user, at, _ = parts.netloc.rpartition("@")
-    in_host = bool(at) and (parts.scheme not in _ACCOUNT_BEFORE_HOST or ":" in user)
-    if in_host or any(word in name for name in names for word in _SECRET_WORDS):
-        raise Invalid("the URI carries credentials; give them to the worker", code="uri-credentials")
-
-
 def format_of(uri: str) -> str:
     """Return the format that a name suggests."""
     return "parquet" if uri.partition("?")[0].lower().endswith((".parquet", ".pq")) else "jsonl"
-
-
-@contextmanager
-def opened(uri: str) -> Iterator[BinaryIO]:
-    """Open a source for reading and seeking."""
-    if "://" in uri and not uri.startswith("file:"):
-        with fsspec.open(uri, "rb") as file:
-            yield cast("BinaryIO", file)
-        return
-    path = unquote(urlsplit(uri).path) if uri.startswith("file:") else uri
-    with Path(path).open("rb") as file:
-        yield file
 
 
 class Scan:

@@ -154,6 +154,15 @@ class Records:
             .order_by(Record.position)
         )
 
+    def drawn(self, dataset_id: UUID) -> Sequence[bytes]:
+        """Return the clusters of the held-back arm, erased or not, in a fixed order."""
+        return self.session.scalars(
+            select(Record.cluster)
+            .where(Record.dataset_id == dataset_id, Record.arm == "held_back")
+            .distinct()
+            .order_by(Record.cluster)
+        ).all()
+
     def chosen(self, record_ids: Collection[int]) -> Sequence[RecordRow]:
         """Return these records, erased or not, in the order in which they lie in their file."""
         return self._rows(select(*_ROW).where(_among(record_ids)).order_by(Record.position))

@@ -21,6 +21,7 @@ from app.records import lottery, reading
 from app.records.lines import BadLine, Line
 from app.records.reading import RecordRow, Source
 from app.records.repository import Datasets, Records
+from app.storage import locations
 from app.storage.database import Session
 from app.tables import Dataset, new_id
 
@@ -65,7 +66,7 @@ def register(
 
     A name whose registration failed may be submitted again; nothing of the failure was registered.
     """
-    uri = reading.check_uri(uri)
+    uri = locations.check_uri(uri)
     datasets = Datasets(session)
     dataset = datasets.named(name)
     if dataset is None:
@@ -218,6 +219,15 @@ def cohort(session: Session, dataset_id: UUID) -> Sequence[Group]:
     """Return the clusters that were never trained on and not erased, ordered by their keyed hashes."""
     ready(session, dataset_id)
     return grouped(Records(session).known(dataset_id, arm="held_back"))
+
+
+def drawn(session: Session, dataset_id: UUID) -> Sequence[bytes]:
+    """Return every cluster that the lottery held back, whoever has been erased since included.
+
+    The cohort is split along this list, so that an erasure moves nobody from one part to the other.
+    """
+    ready(session, dataset_id)
+    return Records(session).drawn(dataset_id)
 
 
 def grouped(records: Iterable[RecordRow]) -> Sequence[Group]:

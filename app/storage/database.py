@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, contextmanager
 from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.orm import Session
 
-__all__ = ["Session", "Transaction", "after_commit", "connect", "transactions"]
+__all__ = ["Session", "Transaction", "after_commit", "before_commit", "connect", "transactions"]
 
 Transaction = Callable[[], AbstractContextManager[Session]]
 
@@ -54,11 +54,19 @@ def transactions(engine: Engine, info: Mapping[str, object] | None = None) -> Tr
     def transaction() -> Iterator[Session]:
         with Session(engine, expire_on_commit=False, info=dict(info or {})) as session, session.begin():
             yield session
+            while calls := session.info.pop("before_commit", ()):
+                for call in calls:
+                    call()
         # The block above has committed; an exception would have left by now.
         for call in session.info.pop("after_commit", ()):
             call()
 
     return transaction
+
+
+def before_commit(session: Session, call: Callable[[], None]) -> None:
+    """Run `call` as the last of the caller's transaction, if nothing was raised until then."""
+    session.info.setdefault("before_commit", []).append(call)
 
 
 def after_commit(session: Session, call: Callable[[], None]) -> None:

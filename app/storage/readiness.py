@@ -1,24 +1,34 @@
 """Whether the parts that a process needs would answer right now; nothing here raises for a "no"."""
 
+from enum import StrEnum
+
 import redis
-from sqlalchemy import inspect, text
+from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
+from app.storage import migrations
 from app.storage.database import Transaction
 
 WAIT_SECONDS = 1
 
 
-def migrated(transaction: Transaction) -> frozenset[str] | None:
-    """Return the migrations that Postgres stands at; None if it does not answer within a second."""
+class Postgres(StrEnum):
+    """How the database stands."""
+
+    OK = "ok"
+    PENDING = "pending"
+    """It answers, and is not at this release's revision."""
+    DOWN = "down"
+
+
+def postgres(transaction: Transaction) -> Postgres:
+    """Return how the database stands; it has a second to answer."""
     try:
         with transaction() as session:
             session.execute(text(f"SET LOCAL statement_timeout = '{WAIT_SECONDS}s'"))
-            if not inspect(session.connection()).has_table("alembic_version"):
-                return frozenset()
-            return frozenset(session.scalars(text("SELECT version_num FROM alembic_version")))
+            return Postgres.OK if migrations.at_head(session) else Postgres.PENDING
     except SQLAlchemyError:
-        return None
+        return Postgres.DOWN
 
 
 def broker_answers(redis_url: str) -> bool:

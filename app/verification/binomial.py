@@ -18,10 +18,7 @@ def cdf_exact(successes: int, trials: int, risk: Fraction) -> Fraction:
     """Return P(Bin(n, r) <= h) as a rational."""
     assert 0 <= successes <= trials
     return sum(
-        (
-            math.comb(trials, i) * risk**i * (1 - risk) ** (trials - i)
-            for i in range(successes + 1)
-        ),
+        (math.comb(trials, i) * risk**i * (1 - risk) ** (trials - i) for i in range(successes + 1)),
         Fraction(0),
     )
 
@@ -60,7 +57,9 @@ def false_alarm_upper(rank: int, m: int, *, confidence: Decimal = Decimal("0.95"
     return _falling_root(lambda risk: cdf(rank - 1, m, risk), 1 - confidence)
 
 
-def rate_is_below(failures: int, trials: int, *, risk: Decimal, confidence: Decimal = Decimal("0.95")) -> bool:
+def rate_is_below(
+    failures: int, trials: int, *, risk: Decimal, confidence: Decimal = Decimal("0.95")
+) -> bool:
     """Say whether the Clopper-Pearson upper bound is at most the risk; decided exactly.
 
     At risk .05: 0 of 59, 1 of 93, 2 of 124.
@@ -77,9 +76,7 @@ def beta_binomial_tail(above: int, requests: int, *, rank: int, m: int) -> Fract
     a, b = rank, m + 1 - rank
     ways = math.comb(requests + a + b - 1, requests)
     hits = range(above + 1, requests + 1)
-    favourable = sum(
-        math.comb(x + a - 1, x) * math.comb(requests - x + b - 1, requests - x) for x in hits
-    )
+    favourable = sum(math.comb(x + a - 1, x) * math.comb(requests - x + b - 1, requests - x) for x in hits)
     return Fraction(favourable, ways)
 
 

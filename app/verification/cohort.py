@@ -42,9 +42,7 @@ def split(clusters: Sequence[bytes], *, key: bytes, dev_share: Decimal) -> Split
     return Split(dev=tuple(ordered[:border]), audit=tuple(ordered[border:]))
 
 
-def resemblance(
-    p: Fraction, *, kind: Kind, flag_at: Decimal, cap_at: Decimal
-) -> Resemblance:
+def resemblance(p: Fraction, *, kind: Kind, flag_at: Decimal, cap_at: Decimal) -> Resemblance:
     """Judge the two-sided blind rank of someone who asked.
 
     Requesters choose themselves, so the lottery alone does not make them exchangeable with those
@@ -93,9 +91,7 @@ def separability(trained: Sequence[Decimal], twins: Sequence[Decimal]) -> Separa
     auc = Fraction(twice, 2 * len(trained) * len(twins))
     first, second = auc / (2 - auc), 2 * auc**2 / (1 + auc)
     variance = (
-        auc * (1 - auc)
-        + (len(trained) - 1) * (first - auc**2)
-        + (len(twins) - 1) * (second - auc**2)
+        auc * (1 - auc) + (len(trained) - 1) * (first - auc**2) + (len(twins) - 1) * (second - auc**2)
     ) / (len(trained) * len(twins))
     deviation = (Decimal(variance.numerator) / variance.denominator).sqrt()
     centre = Decimal(auc.numerator) / auc.denominator

@@ -18,7 +18,7 @@ VERSION = "lethe/measurements/1"
 Guarantee = Literal["exact", "bounded", "approximate"]
 
 
-class Malformed(ValueError):
+class Malformed(ValueError):  # noqa: N818  it is named for what it tells
     """A file of measurements is not what the library writes."""
 
 

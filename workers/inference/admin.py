@@ -23,6 +23,7 @@ BODY_BYTES_MAX = 64 * 1024
 DRAIN_SECONDS_MAX = 3600
 
 Epoch = Annotated[int, Field(ge=0, lt=2**53)]
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Name = Annotated[str, Field(min_length=1, max_length=256)]
 
 
@@ -36,7 +37,8 @@ class Load(_Order):
     """Bring a version up beside what is live."""
 
     version: Annotated[str, Field(pattern=r"^mv_[0-9a-z]{26}$")]
-    manifest: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    manifest: Digest
+    tensor_root: Digest
     form: Annotated[str, Field(max_length=64)] = "float32/none"
     publish_epoch: Epoch
     erasure_epoch: Epoch

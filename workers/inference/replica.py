@@ -182,9 +182,10 @@ class Replica:
                         raise _stale(version.erasure_epoch, remembered.erasure_epoch)
                     same = remembered.platform == platform()
                     slot = self._open(version, recorded=remembered.canary if same else None)
-                except Problem as problem:
-                    line.problem = f"{version.version} cannot be served again: {problem}"
-                    _log.warning("not-restored", version=version.version, code=problem.code)
+                except Exception as problem:  # noqa: BLE001  whatever it is, the process goes on and says so
+                    said = str(problem) if isinstance(problem, Problem) else type(problem).__name__
+                    line.problem = f"{version.version} cannot be served again: {said}"
+                    _log.warning("not-restored", version=version.version, **telemetry.failure(problem))
                     continue
                 line.loaded_on = _now()
                 with self._pointer:
@@ -239,8 +240,7 @@ class Replica:
         """Fetch, verify and load; the files go at once, what serves is in memory."""
         directory = Path(tempfile.mkdtemp(dir=self._staging, prefix=f"{version.manifest[:16]}-"))
         try:
-            manifest = self._objects.stage(version.manifest, directory)
-            slot = open_slot(version, directory, tensor_root=manifest.tensor_root)
+            slot = open_slot(version, self._objects.stage(version.manifest, directory))
         finally:
             shutil.rmtree(directory)
         if recorded is not None and tuple(recorded) != slot.canary:

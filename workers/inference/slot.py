@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import transformers
 from jinja2 import TemplateError
+from safetensors import SafetensorError
 
 from app.errors import Invalid, NotFound
 from workers.inference import generation, weights
@@ -127,7 +128,9 @@ class Slot:
     def _tokens(self, prompt: str | list[int]) -> list[int]:
         if not isinstance(prompt, str):
             return prompt
-        return list(self.tokenizer(prompt, add_special_tokens=False)["input_ids"])
+        # As in training: with what the tokenizer puts before a text, without the end it may put after.
+        ids = list(self.tokenizer(prompt, verbose=False)["input_ids"])
+        return ids[:-1] if len(ids) > 1 and ids[-1] == self.tokenizer.eos_token_id else ids
 
     def _chat(self, ask: ChatAsk) -> list[list[int]]:
         if not self.tokenizer.chat_template:
@@ -155,12 +158,16 @@ class Slot:
         return str(self.tokenizer.decode([token], clean_up_tokenization_spaces=False))
 
 
-def open_slot(version: Version, directory: Path, *, tensor_root: str) -> Slot:
+def open_slot(version: Version, directory: Path) -> Slot:
     """Load a version from verified files, read it back from the device, let it answer the canaries."""
-    model, tokenizer = weights.load(directory, version.form)
-    found, device_root = weights.read_back(model, directory, version.form)
-    if found != tensor_root:
-        raise Invalid("the tensors are not those the manifest names")
+    try:
+        model, tokenizer = weights.load(directory, version.form)
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as reason:
+        # Their texts may quote the files; the class says enough.
+        raise Invalid(f"the files cannot be loaded as a model: {type(reason).__name__}") from reason
+    tensor_root, device_root = weights.read_back(model, directory, version.form)
+    if tensor_root != version.tensor_root:
+        raise Invalid("the tensors in the files are not those of the tensor root")
     canary = canaries(model)
     if canaries(model) != canary:
         raise Invalid("the model answers the same canary prompt in two ways; it is not served")
@@ -198,8 +205,7 @@ def _canary(model: Any, number: int, greedy: Sampling, count: int) -> str:
 
 def platform() -> str:
     """Return what greedy answers may depend on besides weights; canaries are compared within it."""
-    where = weights.device()
-    name = torch.cuda.get_device_name(where) if where.type == "cuda" else "cpu"
+    name = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     return f"torch {torch.__version__}, transformers {transformers.__version__}, {name}"
 
 

@@ -24,6 +24,8 @@ class Version:
     """Public id, `mv_...`."""
     manifest: str
     """Hex SHA-256 of the manifest."""
+    tensor_root: str
+    """Hex root over the tensors of its files."""
     form: str
     publish_epoch: int
     erasure_epoch: int

@@ -12,14 +12,14 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import safe_open
-from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer
-from transformers.core_model_loading import revert_weight_conversion
-
 from app.errors import Invalid
 from app.registry import manifest
+from workers.unlearning.task import CausalLM  # before torch: it sets how torch's threads wait
+
+import torch  # isort: skip
+from safetensors import safe_open
+from torch import Tensor
+from transformers.core_model_loading import revert_weight_conversion
 
 FORMS = {"float32/none": torch.float32, "bfloat16/none": torch.bfloat16, "float16/none": torch.float16}
 """Forms this server can serve; a quantised form has files, and so a manifest, of its own."""
@@ -34,22 +34,16 @@ _NAMES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", to
 }
 
 
-def device() -> torch.device:
-    """Return where to serve from: the GPU where there is one."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
 def load(directory: Path, form: str) -> tuple[Any, Any]:
     """Return the model on the device, in the form, ready to answer; and its tokenizer."""
     if form not in FORMS:
         raise Invalid(f"this server does not serve the form {form}; it serves {', '.join(FORMS)}")
-    model = AutoModelForCausalLM.from_pretrained(
-        directory, dtype=FORMS[form], local_files_only=True, trust_remote_code=False, use_safetensors=True
-    )
-    model = model.to(device()).eval().requires_grad_(False)  # noqa: FBT003  torch's own signature
+    # By the same code that measures it: what is verified is what is served.
+    loaded = CausalLM.load(directory, form=form)
+    model = loaded.model.requires_grad_(False)  # noqa: FBT003  torch's own signature
     for tensor in chain(model.parameters(), model.buffers()):
         tensor.data = tensor.data.clone()
-    return model, AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+    return model, loaded.tokenizer
 
 
 def stored(directory: Path) -> Iterator[tuple[str, Tensor]]:
@@ -84,11 +78,11 @@ def read_back(model: Any, directory: Path, form: str) -> tuple[str, str]:
     strangers = [name for name, tensor in held.items() if tensor.data_ptr() not in storages]
     if strangers:
         raise Invalid(f"tensor {strangers[0]} on the device is in none of the files")
-    return manifest.tensor_root(in_files), manifest.tensor_root(on_device)
+    return manifest.root(in_files), manifest.root(on_device)
 
 
-def _entry(name: str, tensor: Tensor) -> manifest.TensorEntry:
+def _entry(name: str, tensor: Tensor) -> tuple[bytes, bytes]:
     plain = tensor.detach().cpu().contiguous()
     raw = plain.reshape(-1).view(torch.uint8) if plain.numel() else plain.new_empty(0, dtype=torch.uint8)
-    digest = hashlib.sha256(memoryview(raw.numpy())).hexdigest()
-    return manifest.TensorEntry(dtype=_NAMES[plain.dtype], name=name, shape=tuple(plain.shape), sha256=digest)
+    digest = hashlib.sha256(memoryview(raw.numpy())).digest()
+    return manifest.entry(name=name, dtype=_NAMES[plain.dtype], shape=plain.shape, digest=digest)

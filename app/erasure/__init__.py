@@ -1,0 +1,14 @@
+"""Requests to be forgotten: what was asked, which records and models it concerns, by when.
+
+    request    one person's wish, as keyed hashes and record ids; never an identity
+    target     one model that learned one of its records; walks scheduled ... completed by itself
+    record set what the request names; its hash binds approvals and the start of the work
+
+    received ─ triage ─┬─ awaiting_approval ─┬─ scheduled ─ unlearning ─ verifying ─ publishing ─ completed
+                       │    ^  │  rejected   │      │           ^ └────────┘ │          │             ^
+                       │    └──┴─ triage     │      └───────────┴────────────┴──────────┘             │
+                       └─ no_match           └─ not trained by any model ─────────────────────────────┘
+
+A request stands where its slowest target stands. Until one target has begun, it can be withdrawn.
+Nothing here makes a job: an approved request rings a bell per model.
+"""

@@ -1,0 +1,48 @@
+"""Which days are holidays, and when a day ends: what `deadlines` is told.
+
+A calendar is a dated list with a name and a version, kept with each request, because lists change.
+For the EU as a whole these are the days on which the euro's payment system rests: fewer than any
+member state has, so a date is never later than the law of one would allow. A year that the list
+does not know extends nothing: it has weekends only.
+"""
+
+from collections.abc import Container
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, timedelta
+from functools import cache
+from zoneinfo import ZoneInfo
+
+import holidays
+
+YEARS = range(2020, 2051)
+EU = "EU"
+
+
+@dataclass(frozen=True)
+class Calendar:
+    """One jurisdiction's holidays, in one zone."""
+
+    name: str
+    zone: ZoneInfo
+    days: Container[date]
+
+    def day_of(self, instant: datetime) -> date:
+        """Return the local day on which something happened."""
+        return instant.astimezone(self.zone).date()
+
+    def end_of(self, day: date) -> datetime:
+        """Return the first instant after a local day, in UTC."""
+        return datetime.combine(day + timedelta(days=1), time(), self.zone).astimezone(UTC)
+
+
+@cache
+def load(jurisdiction: str, time_zone: str) -> Calendar:
+    """Return the calendar of a jurisdiction: `EU`, or a country by its ISO code (`DE`)."""
+    if jurisdiction == EU:
+        listed = holidays.financial_holidays("XECB", years=YEARS)
+        source = "target"
+    else:
+        listed = holidays.country_holidays(jurisdiction, years=YEARS, observed=False)
+        source = jurisdiction.lower()
+    name = f"{source}/holidays-{holidays.__version__}"
+    return Calendar(name, ZoneInfo(time_zone), frozenset(listed))

@@ -1,0 +1,132 @@
+"""The composition root of the API: what it is made of, and which doors it has.
+
+Nothing is connected at import; `create_app` is what uvicorn and the tests call. Endpoints are sync
+and run in a bounded pool of threads, each call in one transaction that is committed before its
+response is sent.
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import anyio.to_thread
+from fastapi import Depends, FastAPI, Response
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from pydantic import BaseModel
+from starlette.middleware import Middleware
+
+from app import telemetry
+from app.audit import endpoints as audit
+from app.auth import endpoints as auth
+from app.auth.dependencies import asks
+from app.auth.scopes import Scope
+from app.clock import Clock, system_clock
+from app.config import Settings
+from app.erasure import calendars
+from app.erasure import endpoints as erasure
+from app.http import problems
+from app.http.middleware import Access, BodyLimit
+from app.jobs import endpoints as jobs
+from app.queue import celery_poke
+from app.records import endpoints as records
+from app.registry import endpoints as registry
+from app.registry import service as models
+from app.storage import readiness
+from app.storage.database import Transaction, connect, transactions
+from app.storage.keyring import Keyring
+from app.storage.objects import ObjectStore
+from app.storage.readiness import Postgres
+
+STATEMENT_SECONDS = 5
+THREADS = 20
+NEXT = (
+    "no model is registered yet: `lethe dataset add`, then `lethe model train` or `lethe model add`"
+    " (`lethe --help`)"
+)
+
+
+class Readiness(BaseModel):
+    """Whether calls can be served, by which parts, and what to do next."""
+
+    status: str
+    parts: dict[str, str]
+    next: str | None = None
+
+
+def create_app(settings: Settings, *, clock: Clock = system_clock) -> FastAPI:
+    """Build the API; it opens its first connection with its first call."""
+    if settings.database_url is None:
+        raise ValueError("LETHE_DATABASE_URL is not set; `lethe up` starts a database of its own")
+    engine = connect(settings.database_url, statement_seconds=STATEMENT_SECONDS, pool=THREADS)
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        anyio.to_thread.current_default_thread_limiter().total_tokens = THREADS
+        yield
+        engine.dispose()
+
+    app = FastAPI(
+        title="Lethe",
+        summary="Erases people's data from trained language models, and shows it.",
+        version="1",
+        lifespan=lifespan,
+        # Its built-in OpenTelemetry records exception texts, and texts quote what people sent (R71).
+        telemetry={"tracing": False, "metrics": False, "logs": False},
+        docs_url=None,
+        redoc_url=None,
+        middleware=[Middleware(Access), Middleware(BodyLimit, bytes_max=settings.body_bytes_max)],
+    )
+    app.state.settings = settings
+    app.state.clock = clock
+    app.state.keyring = Keyring.open(settings.keys, create=settings.profile == "embedded")
+    app.state.objects = ObjectStore.open(settings.storage)
+    app.state.calendar = calendars.load(settings.jurisdiction, settings.time_zone)
+    app.state.transaction = transactions(engine, {"poke": celery_poke(settings.redis_url)})
+    problems.install(app)
+    _mount(app)
+    _health(app, settings, app.state.transaction)
+    return app
+
+
+def _mount(app: FastAPI) -> None:
+    """Give the app its doors, in the order of the story."""
+    app.include_router(records.router)
+    app.include_router(registry.router)
+    app.include_router(erasure.router)
+    app.include_router(jobs.router)
+    app.include_router(auth.router)
+    # The audit chain lies below `auth`, which records to it: so its scope is attached here (A12).
+    audited = Depends(asks(Scope.AUDIT_READ), scope="function")
+    app.include_router(audit.router, dependencies=[audited])
+
+
+def _health(app: FastAPI, settings: Settings, transaction: Transaction) -> None:
+    """Add what orchestrators and metrics collectors ask; nothing in it is about anybody."""
+    @app.get("/healthz", tags=["Health"])
+    def healthz() -> dict[str, str]:
+        """Say that the process answers."""
+        return {"status": "alive"}
+
+    @app.get("/readyz", tags=["Health"])
+    def readyz(response: Response) -> Readiness:
+        """Say whether calls can be served: Postgres, migrated to this release. Redis may be away."""
+        postgres = readiness.postgres(transaction)
+        parts = {"postgres": postgres.value, "redis": _redis(settings.redis_url)}
+        if postgres is not Postgres.OK:
+            response.status_code = 503
+            return Readiness(status="unavailable", parts=parts)
+        with transaction() as session:
+            following = NEXT if models.is_empty(session) else None
+        status = "degraded" if parts["redis"] == "down" else "ready"
+        return Readiness(status=status, parts=parts, next=following)
+
+    @app.get("/metrics", tags=["Health"], include_in_schema=False)
+    def metrics() -> Response:
+        """Say how much of what was answered how fast; no ids."""
+        return Response(generate_latest(telemetry.registry), media_type=CONTENT_TYPE_LATEST)
+
+
+def _redis(url: str | None) -> str:
+    """Return how the bell is: without one, the sweeper alone finds what is due."""
+    if url is None:
+        return "none"
+    return "ok" if readiness.broker_answers(url) else "down"

@@ -1,0 +1,199 @@
+"""All SQL about model lines, their versions and their reference models."""
+
+from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import select, update
+
+from app.storage.database import Session
+from app.tables import Dataset, Model, ModelVersion, ReferenceModel
+
+PRESENT = ("preparing", "candidate", "live", "quarantined")
+"""States in which a version's weights exist, or are being made, and may be used for something."""
+
+
+class Models:
+    """Model lines."""
+
+    def __init__(self, session: Session) -> None:
+        """Ask within the caller's transaction."""
+        self.session = session
+
+    def add(self, model: Model) -> Model:
+        """Insert a model line."""
+        self.session.add(model)
+        self.session.flush()
+        return model
+
+    def get(self, model_id: UUID) -> Model | None:
+        """Return a model line."""
+        return self.session.get(Model, model_id)
+
+    def named(self, name: str) -> Model | None:
+        """Return the model line of a name."""
+        return self.session.scalar(select(Model).where(Model.name == name))
+
+    def all(self, *, limit: int) -> Sequence[Model]:
+        """Return the model lines, oldest first."""
+        return self.session.scalars(select(Model).order_by(Model.created_at, Model.id).limit(limit)).all()
+
+    def learned_from(self, dataset_ids: Collection[UUID]) -> Sequence[Model]:
+        """Return the lines that have, or are making, weights from any of these datasets."""
+        weights = select(ModelVersion.id).where(
+            ModelVersion.model_id == Model.id, ModelVersion.state.in_(PRESENT)
+        )
+        return self.session.scalars(
+            select(Model).where(Model.dataset_id.in_(dataset_ids), weights.exists()).order_by(Model.id)
+        ).all()
+
+    def dataset_named(self, name: str) -> Dataset | None:
+        """Return the dataset that a new line is to learn from."""
+        return self.session.scalar(select(Dataset).where(Dataset.name == name))
+
+    def dataset_names(self, dataset_ids: Collection[UUID]) -> Mapping[UUID, str]:
+        """Return what these datasets are called."""
+        rows = self.session.execute(select(Dataset.id, Dataset.name).where(Dataset.id.in_(dataset_ids)))
+        return {id_: name for id_, name in rows}
+
+
+class Versions:
+    """Versions of model lines."""
+
+    def __init__(self, session: Session) -> None:
+        """Ask within the caller's transaction."""
+        self.session = session
+
+    def add(self, version: ModelVersion) -> ModelVersion:
+        """Insert a version."""
+        self.session.add(version)
+        self.session.flush()
+        return version
+
+    def get(self, version_id: UUID) -> ModelVersion | None:
+        """Return a version."""
+        return self.session.get(ModelVersion, version_id)
+
+    def numbered(self, model_id: UUID, number: int) -> ModelVersion | None:
+        """Return a published version by its number."""
+        return self.session.scalar(
+            select(ModelVersion).where(ModelVersion.model_id == model_id, ModelVersion.number == number)
+        )
+
+    def of_model(self, model_id: UUID) -> Sequence[ModelVersion]:
+        """Return every version of a line, in the order in which they were begun."""
+        return self.session.scalars(
+            select(ModelVersion)
+            .where(ModelVersion.model_id == model_id)
+            .order_by(ModelVersion.created_at, ModelVersion.id)
+        ).all()
+
+    def latest(self, model_ids: Collection[UUID]) -> Sequence[ModelVersion]:
+        """Return the version of each line that was begun last."""
+        return self.session.scalars(
+            select(ModelVersion)
+            .where(ModelVersion.model_id.in_(model_ids))
+            .distinct(ModelVersion.model_id)
+            .order_by(ModelVersion.model_id, ModelVersion.created_at.desc(), ModelVersion.id.desc())
+        ).all()
+
+    def these(self, version_ids: Collection[UUID]) -> Sequence[ModelVersion]:
+        """Return versions by id."""
+        return self.session.scalars(select(ModelVersion).where(ModelVersion.id.in_(version_ids))).all()
+
+    def anchor(self, model_id: UUID) -> ModelVersion | None:
+        """Return the newest published version that came from training alone and is still there."""
+        return self.session.scalar(
+            select(ModelVersion)
+            .where(
+                ModelVersion.model_id == model_id,
+                ModelVersion.exact,
+                ModelVersion.state.in_(("live", "quarantined")),
+                ModelVersion.number.is_not(None),
+            )
+            .order_by(ModelVersion.number.desc())
+            .limit(1)
+        )
+
+    def in_state(self, state: str) -> Sequence[ModelVersion]:
+        """Return the versions in a state, oldest first."""
+        return self.session.scalars(
+            select(ModelVersion).where(ModelVersion.state == state).order_by(ModelVersion.id)
+        ).all()
+
+    def move(self, version_id: UUID, *, expected: Collection[str], to: str, **values: Any) -> bool:
+        """Change a version that is in one of the expected states; False if it is in none of them."""
+        moved = self.session.execute(
+            update(ModelVersion)
+            .where(ModelVersion.id == version_id, ModelVersion.state.in_(expected))
+            .values(state=to, **values)
+            .returning(ModelVersion.id)
+            .execution_options(synchronize_session="fetch")
+        )
+        return moved.first() is not None
+
+    def show_progress(self, version_id: UUID, body: Mapping[str, object]) -> None:
+        """Say how far the making of a version is."""
+        self.session.execute(
+            update(ModelVersion)
+            .where(ModelVersion.id == version_id, ModelVersion.state == "preparing")
+            .values(progress=dict(body))
+            .execution_options(synchronize_session=False)
+        )
+
+
+class References:
+    """Reference models: by line and by shard."""
+
+    def __init__(self, session: Session) -> None:
+        """Ask within the caller's transaction."""
+        self.session = session
+
+    def add(self, reference: ReferenceModel) -> ReferenceModel:
+        """Insert a reference model; one per shard is ready at a time."""
+        self.session.add(reference)
+        self.session.flush()
+        return reference
+
+    def ready(self, model_id: UUID) -> Sequence[ReferenceModel]:
+        """Return the references of a line, by shard."""
+        return self.session.scalars(
+            select(ReferenceModel)
+            .where(ReferenceModel.model_id == model_id, ReferenceModel.state == "ready")
+            .order_by(ReferenceModel.shard)
+        ).all()
+
+    def on_shards(self, model_id: UUID, shards: Collection[int]) -> Sequence[ReferenceModel]:
+        """Return the references that were trained on these shards, locked until the commit."""
+        return self.session.scalars(
+            select(ReferenceModel)
+            .where(
+                ReferenceModel.model_id == model_id,
+                ReferenceModel.shard.in_(shards),
+                ReferenceModel.state == "ready",
+            )
+            .order_by(ReferenceModel.shard)
+            .with_for_update()
+        ).all()
+
+    def condemned(self) -> Sequence[ReferenceModel]:
+        """Return the references that are to be destroyed."""
+        return self.session.scalars(
+            select(ReferenceModel).where(ReferenceModel.state == "condemned").order_by(ReferenceModel.id)
+        ).all()
+
+    def destroyed(self, reference_id: UUID, *, at: datetime) -> ReferenceModel | None:
+        """Record that the weights are gone; None if that was recorded before."""
+        return self.session.scalar(
+            update(ReferenceModel)
+            .where(ReferenceModel.id == reference_id, ReferenceModel.state == "condemned")
+            .values(state="destroyed", destroyed_at=at)
+            .returning(ReferenceModel)
+        )
+
+    def manifests_in_use(self) -> frozenset[str]:
+        """Return the manifests of every reference that is neither condemned nor destroyed."""
+        return frozenset(
+            self.session.scalars(select(ReferenceModel.manifest).where(ReferenceModel.state == "ready"))
+        )

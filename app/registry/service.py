@@ -1,0 +1,445 @@
+"""What can be done to model lines: create, register weights, look up, keep references, destroy.
+
+Every verb takes the caller's session. A stage that records has made sure of its lease in the same
+transaction; here the state of the version is compared as well. `adopt` and `destroy` work on the
+store and need no session: weights first, then the row that names them; the row first when they go.
+"""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from uuid import UUID
+
+from app import queue
+from app.audit import events
+from app.audit import service as audit
+from app.errors import Conflict, Invalid, NotFound
+from app.queue import Stage
+from app.registry import manifest
+from app.registry.repository import PRESENT, Models, References, Versions
+from app.storage import locations
+from app.storage.database import Session
+from app.storage.objects import ObjectStore
+from app.tables import Dataset, Model, ModelVersion, ReferenceModel, new_id
+
+MODELS_MAX = 1000
+LINEAGE_MAX = 10_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Adopted:
+    """A directory that is in the store now, and was read back from there."""
+
+    manifest: str
+    """Hex SHA-256 of the manifest: the version's digest."""
+    body: bytes
+    tensor_root: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Doomed:
+    """What is to be destroyed: a version or a reference, and what it has in the store."""
+
+    kind: str
+    """`version` or `reference`."""
+    id: UUID
+    manifest: str | None
+    delta: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Overview:
+    """A line as it is shown: with its live version, the one begun last, and its references."""
+
+    model: Model
+    dataset: str
+    live: ModelVersion | None
+    latest: ModelVersion | None
+    references_ready: int
+
+
+# Lines -------------------------------------------------------------------------------------------
+
+
+def create_model(
+    session: Session,
+    created_by: UUID,
+    *,
+    name: str,
+    dataset: str,
+    base: str,
+    recipe: Mapping[str, object] | None,
+    references: int,
+    verification_policy: str,
+    jobs_policy: str,
+    assurance_min: str,
+    upload: str | None = None,
+    at: datetime,
+) -> tuple[Model, ModelVersion]:
+    """Begin a line and ask for its first version: trained by the recipe, or taken from `upload`."""
+    models = Models(session)
+    if models.named(name) is not None:
+        raise Conflict("a model has this name", code="name-taken")
+    learned = _dataset(models, dataset)
+    if recipe is None and upload is None:
+        raise Invalid("a model needs a recipe, or weights trained elsewhere", code="recipe-or-upload")
+    if recipe is None and references:
+        raise Invalid(
+            "references are trained by the recipe, and there is none", code="references-need-recipe"
+        )
+    model = models.add(
+        Model(
+            id=new_id(),
+            name=name,
+            dataset_id=learned.id,
+            base_uri=locations.check_uri(base),
+            recipe=None if recipe is None else dict(recipe),
+            references_wanted=references,
+            verification_policy=verification_policy,
+            jobs_policy=jobs_policy,
+            assurance_min=assurance_min,
+            created_by=created_by,
+        )
+    )
+    version = Versions(session).add(
+        ModelVersion(
+            id=new_id(),
+            model_id=model.id,
+            state="preparing",
+            engine="train" if upload is None else "upload",
+            exact=True,
+            statement={} if upload is None else {"upload": locations.check_uri(upload)},
+        )
+    )
+    queue.ring(session, Stage.PREPARE, version.id)
+    audit.record(session, events.ModelRegistered(model.id, learned.id, created_by, at))
+    return model, version
+
+
+def _dataset(models: Models, name: str) -> Dataset:
+    dataset = models.dataset_named(name)
+    if dataset is None:
+        raise NotFound("there is no dataset of this name", code="dataset-unknown")
+    if dataset.state != "ready":
+        raise Conflict(f"dataset {dataset.id} is {dataset.state}", code=f"dataset-{dataset.state}")
+    return dataset
+
+
+def model(session: Session, model_id: UUID) -> Model:
+    """Return a line."""
+    found = Models(session).get(model_id)
+    if found is None:
+        raise NotFound("there is no such model")
+    return found
+
+
+def named(session: Session, name: str) -> Model:
+    """Return the line of a name."""
+    found = Models(session).named(name)
+    if found is None:
+        raise NotFound("there is no model of this name")
+    return found
+
+
+def overviews(session: Session, name: str | None = None) -> list[Overview]:
+    """Return every line, or the one of a name, with what is to be shown of it."""
+    models = Models(session)
+    lines = models.all(limit=MODELS_MAX) if name is None else [named(session, name)]
+    versions = Versions(session)
+    datasets = models.dataset_names([line.dataset_id for line in lines])
+    latest = {version.model_id: version for version in versions.latest([line.id for line in lines])}
+    live_ids = [line.live_version_id for line in lines if line.live_version_id is not None]
+    live = {version.id: version for version in versions.these(live_ids)}
+    return [
+        Overview(
+            model=line,
+            dataset=datasets[line.dataset_id],
+            live=live.get(line.live_version_id) if line.live_version_id else None,
+            latest=latest.get(line.id),
+            references_ready=len(References(session).ready(line.id)),
+        )
+        for line in lines
+    ]
+
+
+def trained_on(session: Session, dataset_ids: Collection[UUID]) -> Sequence[Model]:
+    """Return the lines that know, or are just learning, something from any of these datasets."""
+    return Models(session).learned_from(dataset_ids) if dataset_ids else []
+
+
+# Versions ----------------------------------------------------------------------------------------
+
+
+def version(session: Session, version_id: UUID) -> ModelVersion:
+    """Return a version."""
+    found = Versions(session).get(version_id)
+    if found is None:
+        raise NotFound("there is no such version")
+    return found
+
+
+def numbered(session: Session, model_id: UUID, number: int) -> ModelVersion:
+    """Return a published version by its number."""
+    found = Versions(session).numbered(model_id, number)
+    if found is None:
+        raise NotFound(f"model {model_id} has no version {number}")
+    return found
+
+
+def versions(session: Session, model_id: UUID) -> Sequence[ModelVersion]:
+    """Return every version of a line, oldest first."""
+    return Versions(session).of_model(model_id)
+
+
+def live(session: Session, model_id: UUID) -> ModelVersion | None:
+    """Return the version that users get; None before the first is published."""
+    found = model(session, model_id)
+    return None if found.live_version_id is None else Versions(session).get(found.live_version_id)
+
+
+def anchor(session: Session, model_id: UUID) -> ModelVersion:
+    """Return the version that a job starts from: the newest that came from training alone."""
+    found = Versions(session).anchor(model_id)
+    if found is None:
+        raise Conflict(f"model {model_id} has no version to start from", code="no-anchor")
+    return found
+
+
+def lineage(session: Session, version_id: UUID) -> list[ModelVersion]:
+    """Return the versions from the anchor of a version up to it, in order of their making.
+
+    Their deltas, in this order, are what was sealed on top of the anchor.
+    """
+    chain = [version(session, version_id)]
+    while not chain[-1].exact:
+        parent_id = chain[-1].parent_id
+        assert parent_id is not None, "what did not come from training has a parent"
+        assert len(chain) < LINEAGE_MAX, "a lineage ends at an anchor"
+        chain.append(version(session, parent_id))
+    return chain[::-1]
+
+
+def register_version(
+    session: Session,
+    version_id: UUID,
+    adopted: Adopted,
+    *,
+    statement: Mapping[str, object],
+    at: datetime,
+) -> ModelVersion:
+    """Record the weights of a version that was being prepared; it is a candidate now."""
+    prepared = version(session, version_id)
+    moved = Versions(session).move(
+        version_id,
+        expected=("preparing",),
+        to="candidate",
+        manifest=adopted.manifest,
+        tensor_root=adopted.tensor_root,
+        statement={**prepared.statement, **statement},
+    )
+    if not moved:
+        raise Conflict(f"version {version_id} is not being prepared", code="version-state")
+    _registered(session, prepared, adopted, at)
+    return prepared
+
+
+def register_candidate(
+    session: Session,
+    model_id: UUID,
+    adopted: Adopted,
+    *,
+    engine: str,
+    exact: bool,
+    anchor_id: UUID | None,
+    parent_id: UUID | None,
+    job_id: UUID,
+    statement: Mapping[str, object],
+    delta: str | None = None,
+    at: datetime,
+) -> ModelVersion:
+    """Record what a job made; nobody is served it before it is verified."""
+    made = Versions(session).add(
+        ModelVersion(
+            id=new_id(),
+            model_id=model_id,
+            state="candidate",
+            manifest=adopted.manifest,
+            tensor_root=adopted.tensor_root,
+            engine=engine,
+            exact=exact,
+            anchor_id=anchor_id,
+            parent_id=parent_id,
+            delta=delta,
+            job_id=job_id,
+            erasure_epoch=model(session, model_id).erasure_epoch + 1,
+            statement=dict(statement),
+        )
+    )
+    _registered(session, made, adopted, at)
+    return made
+
+
+def _registered(session: Session, made: ModelVersion, adopted: Adopted, at: datetime) -> None:
+    audit.record(
+        session,
+        events.VersionRegistered(
+            made.id,
+            model=made.model_id,
+            engine=made.engine,
+            manifest=adopted.manifest,
+            tensor_root=adopted.tensor_root,
+            at=at,
+        ),
+    )
+
+
+def show_progress(session: Session, version_id: UUID, body: Mapping[str, object]) -> None:
+    """Say how far a version is; never worth failing for."""
+    Versions(session).show_progress(version_id, body)
+
+
+def fail_version(session: Session, version_id: UUID, *, code: str, at: datetime) -> None:
+    """Give up a version that could not be made; a new line has to be created for another try."""
+    failed = version(session, version_id)
+    if Versions(session).move(version_id, expected=("preparing",), to="failed", failure=code, progress={}):
+        queue.heard(session, Stage.PREPARE, version_id)
+        audit.record(session, events.VersionFailed(version_id, model=failed.model_id, code=code, at=at))
+
+
+def condemn(session: Session, version_id: UUID, *, at: datetime) -> None:
+    """Say that a version that is not live is to be destroyed; from now on nothing may read it."""
+    doomed = version(session, version_id)
+    if Versions(session).move(version_id, expected=("candidate", "quarantined"), to="condemned"):
+        audit.record(session, events.VersionCondemned(version_id, model=doomed.model_id, at=at))
+    elif doomed.state in PRESENT:
+        raise Conflict(f"version {version_id} is {doomed.state}", code="version-state")
+
+
+# References --------------------------------------------------------------------------------------
+
+
+def references(session: Session, model_id: UUID) -> Sequence[ReferenceModel]:
+    """Return the reference models of a line that may be used, by shard."""
+    return References(session).ready(model_id)
+
+
+def add_reference(
+    session: Session, model_id: UUID, *, shard: int, manifest: str, saw: str, at: datetime
+) -> ReferenceModel:
+    """Record a reference model; `saw` is the hex root over the content MACs of its records."""
+    added = References(session).add(
+        ReferenceModel(id=new_id(), model_id=model_id, shard=shard, manifest=manifest, saw=saw)
+    )
+    audit.record(session, events.ReferenceAdded(model_id, shard=shard, manifest=manifest, saw=saw, at=at))
+    return added
+
+
+def condemn_references(
+    session: Session, model_id: UUID, shards: Collection[int], *, at: datetime
+) -> Sequence[ReferenceModel]:
+    """Say that the references of these shards are to be destroyed: they saw somebody who is erased."""
+    doomed = References(session).on_shards(model_id, shards) if shards else []
+    for reference in doomed:
+        reference.state = "condemned"
+        audit.record(
+            session,
+            events.ReferenceCondemned(model_id, shard=reference.shard, manifest=reference.manifest, at=at),
+        )
+    return doomed
+
+
+# Destroying --------------------------------------------------------------------------------------
+
+
+def doomed(session: Session) -> list[Doomed]:
+    """Return what is condemned and still in the store."""
+    return [
+        Doomed(kind="version", id=each.id, manifest=each.manifest, delta=each.delta)
+        for each in Versions(session).in_state("condemned")
+    ] + [
+        Doomed(kind="reference", id=each.id, manifest=each.manifest)
+        for each in References(session).condemned()
+    ]
+
+
+def manifests_in_use(session: Session) -> frozenset[str]:
+    """Return the manifests whose blobs must stay: of every version and reference that may be used."""
+    used = {each.manifest for state in PRESENT for each in Versions(session).in_state(state) if each.manifest}
+    return References(session).manifests_in_use() | used
+
+
+def deltas_in_use(session: Session) -> frozenset[str]:
+    """Return the deltas that must stay."""
+    return frozenset(
+        each.delta for state in PRESENT for each in Versions(session).in_state(state) if each.delta
+    )
+
+
+def record_destroyed(session: Session, gone: Doomed, *, at: datetime) -> None:
+    """Record that something condemned is no more in the store; saying so twice changes nothing."""
+    if gone.kind == "reference":
+        reference = References(session).destroyed(gone.id, at=at)
+        if reference is not None:
+            audit.record(
+                session,
+                events.ReferenceDestroyed(
+                    reference.model_id, shard=reference.shard, manifest=reference.manifest, at=at
+                ),
+            )
+        return
+    destroyed = version(session, gone.id)
+    if Versions(session).move(gone.id, expected=("condemned",), to="destroyed"):
+        audit.record(
+            session,
+            events.VersionDestroyed(
+                gone.id, model=destroyed.model_id, manifest=destroyed.manifest or "", at=at
+            ),
+        )
+
+
+# The store (no session) --------------------------------------------------------------------------
+
+
+def adopt(objects: ObjectStore, directory: Path) -> Adopted:
+    """Put a model directory into the store, read all of it back, and return what names it."""
+    files = objects.put_tree(directory)
+    weights = [file for file in files if file.path.endswith(manifest.WEIGHTS)]
+    if not weights:
+        raise Invalid("a model directory has no safetensors file", code="no-weights")
+    built = manifest.build(files)
+    objects.put_bytes(built.config)
+    digest = objects.put_manifest(built.manifest)
+    for blob in sorted(manifest.blobs(built.manifest)):
+        objects.check(blob)
+    with ExitStack() as stack:
+        root = manifest.tensor_root([stack.enter_context(objects.reading(file.digest)) for file in weights])
+    return Adopted(
+        manifest=digest, body=built.manifest, tensor_root=root, size=sum(file.size for file in files)
+    )
+
+
+def destroy(
+    objects: ObjectStore, gone: Doomed, *, manifests_kept: Iterable[str], deltas_kept: Collection[str]
+) -> int:
+    """Remove from the store what only the doomed one needs; return how many objects that were.
+
+    Twice is as good as once: a manifest that is gone already leaves nothing to look up.
+    """
+    kept = set(manifests_kept)
+    removed = 0
+    if gone.manifest is not None and gone.manifest not in kept and objects.has(gone.manifest):
+        shared = {
+            blob
+            for digest in kept
+            if objects.has(digest)
+            for blob in manifest.blobs(objects.get_manifest(digest))
+        }
+        own = manifest.blobs(objects.get_manifest(gone.manifest)) - shared - set(deltas_kept)
+        # The manifest goes last: killed before that, the next try still knows the blobs.
+        removed += objects.delete(sorted(own)) + objects.delete([gone.manifest])
+    if gone.delta is not None and gone.delta not in deltas_kept:
+        removed += objects.delete([gone.delta])
+    return removed

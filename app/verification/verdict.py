@@ -1,0 +1,662 @@
+"""From numbers to a verdict, a level and their reasons; first for one request, then for the batch.
+
+    decide        one subject:  every declared form is judged, the worst counts
+    worst         one request with several subjects
+    decide_batch  publish, retry or block; and who leaves the batch for a stronger engine
+
+Total and deterministic: every input that could be read gets a decision, every decision but **V**
+names its reasons, and no path yields a level above the ceiling of the method's class.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
+from decimal import Decimal
+from fractions import Fraction
+from typing import Any, Literal
+
+from app.errors import Conflict
+from app.verification import controls
+from app.verification.cohort import Kind, Resemblance, blind_rank, median, resemblance
+from app.verification.combination import benjamini_hochberg, max_rank
+from app.verification.conformal import (
+    MISS,
+    Residue,
+    detectable_shift,
+    fires,
+    p_high,
+    p_low,
+    p_strict,
+    printed,
+    residue,
+    threshold_rank,
+)
+from app.verification.measurements import (
+    BatchEvidence,
+    FormReadings,
+    Guarantee,
+    MethodFacts,
+    Reading,
+    RequestMeasurements,
+)
+from app.verification.policy import Policy
+
+Verdict = Literal["V", "I", "N", "F"]
+Level = Literal["exact", "certified", "verified", "executed", "inconclusive", "failed"]
+Action = Literal["publish", "retry", "block"]
+
+MAIN = "ref_loss"
+"""The score that carries control, sensitivity and bound; every form must have it."""
+
+ADDITIVE = (MAIN, "paraphrase", "name", "fake_name")
+"""Means over tokens, in nats: scores whose residue is a share of a gap. The others only detect."""
+
+LEVELS: tuple[Level, ...] = ("failed", "inconclusive", "executed", "verified", "certified", "exact")
+"""From least to most. `assurance_min` of a model is one of these."""
+
+CEILING: Mapping[Guarantee, Level] = {"exact": "exact", "bounded": "certified", "approximate": "verified"}
+
+_SEVERITY: Mapping[Verdict, int] = {"V": 0, "N": 1, "I": 2, "F": 3}
+
+
+class NotRegistered(Conflict):
+    """The policy is not the one registered before the engine ran: thresholds were chosen afterwards."""
+
+    code = "policy-not-registered"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoreFindings:
+    """One additive score in one form."""
+
+    attack: str
+    p0: Fraction
+    p1: Fraction
+    fired: bool
+    """Whether its own control fired: only then does a bound on it mean anything."""
+    excess_upper: Decimal | None
+    gap_lower: Decimal | None
+    residual_upper: Decimal | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FormDecision:
+    """What one declared form says. Numbers are None where the form was not measured."""
+
+    form: str
+    verdict: Verdict
+    reasons: tuple[str, ...]
+    m: int = 0
+    p0: Fraction | None = None
+    p1: Fraction | None = None
+    p1_over: Fraction | None = None
+    p1_strict: Fraction | None = None
+    p0_combined: Fraction | None = None
+    p1_combined: Fraction | None = None
+    combined_strict: Fraction | None = None
+    residual_upper: Decimal | None = None
+    mde: Decimal | None = None
+    mde_ratio: Decimal | None = None
+    typical_gap: Decimal | None = None
+    attacks: tuple[str, ...] = ()
+    scores: tuple[ScoreFindings, ...] = ()
+    extraction_fields: int | None = None
+    extraction_hits: int | None = None
+    extraction_prompts: int | None = None
+    extraction_samples: int | None = None
+    extraction_upper: Decimal | None = None
+    relearn_p: Fraction | None = None
+    relearn_steps: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bound:
+    """A bound as the certificate carries it."""
+
+    name: Literal["residual_ratio_upper", "extraction_upper", "detectable_shift_nats"]
+    value: Decimal
+    limit: Decimal
+    confidence: Decimal
+    form: str
+    count: int
+    """Cohort subjects (m), or samples (n) for extraction."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """What is said of one request, and all that it rests on."""
+
+    verdict: Verdict
+    level: Level
+    reasons: tuple[str, ...]
+    attention: str | None
+    """Why a person must look before this may be issued."""
+    p0: Fraction | None
+    p1: Fraction | None
+    p1_over: Fraction | None
+    p1_combined: Fraction | None
+    """Least over the forms: what multiple-request steering looks at."""
+    residual_upper: Decimal | None
+    mde: Decimal | None
+    mde_ratio: Decimal | None
+    confidence: Decimal
+    m: int
+    rows: int
+    look: int
+    form: str
+    """The form that decided; p0, p1, p1_over, mde and mde_ratio are its."""
+    forms: tuple[FormDecision, ...]
+    bounds: tuple[Bound, ...]
+    """Those that the level's sentence needs, and no others: a certificate says no more than it must."""
+    blind: Resemblance
+    blind_p: Fraction
+    cohort_kind: Kind
+    guarantee: Guarantee
+    engine: str
+    attempts: int
+    delta: Decimal
+    policy: str
+
+    def __post_init__(self) -> None:
+        assert LEVELS.index(self.level) <= LEVELS.index(CEILING[self.guarantee]), "a level above its ceiling"
+        assert self.reasons or (self.verdict == "V" and self.level not in {"inconclusive", "failed"})
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the decision as JSON: integers, and decimal strings for every other number."""
+        plain = _plain(self)
+        assert isinstance(plain, dict)
+        return plain
+
+
+def decide(
+    measured: RequestMeasurements, evidence: BatchEvidence, method: MethodFacts, policy: Policy
+) -> Decision:
+    """Return the decision on one subject."""
+    if measured.digests.get("policy", policy.digest) != policy.digest:
+        raise NotRegistered("the policy is not the one that was registered before the engine ran")
+    blind_p = blind_rank(measured.blind.score, measured.blind.cohort)
+    blind = resemblance(blind_p, kind=measured.cohort_kind, flag_at=policy.blind, cap_at=policy.blind_cap)
+    forms = tuple(_judge(form, measured, evidence, policy, blind) for form in evidence.forms)
+    verdict, reasons = _overall([(form.verdict, form.reasons) for form in forms])
+    deciding = max(forms, key=_weight)
+    level, lowered, attention = _level(verdict, reasons, evidence, method, policy)
+    return Decision(
+        verdict=verdict,
+        level=level,
+        reasons=(*reasons, *lowered),
+        attention=attention,
+        p0=deciding.p0,
+        p1=deciding.p1,
+        p1_over=deciding.p1_over,
+        p1_combined=min((form.p1_combined for form in forms if form.p1_combined is not None), default=None),
+        residual_upper=_largest([form.residual_upper for form in forms]),
+        mde=deciding.mde,
+        mde_ratio=deciding.mde_ratio,
+        confidence=policy.confidence,
+        m=min(form.m for form in forms),
+        rows=measured.rows,
+        look=measured.look,
+        form=deciding.form,
+        forms=forms,
+        bounds=_needed(level, [bound for form in forms for bound in _bounds(form, policy)]),
+        blind=blind,
+        blind_p=blind_p,
+        cohort_kind=measured.cohort_kind,
+        guarantee=method.guarantee,
+        engine=method.engine,
+        attempts=method.attempts,
+        delta=policy.delta,
+        policy=policy.digest,
+    )
+
+
+def worst(decisions: Sequence[Decision]) -> Decision:
+    """Return the decision on a request that concerns several subjects: nobody may be left behind.
+
+    It is the worst subject's, with the weakest number of all subjects in each place that is printed.
+    """
+    assert decisions, "a request concerns somebody"
+    verdict, reasons = _overall([(decision.verdict, decision.reasons) for decision in decisions])
+    lead = max(
+        decisions,
+        key=lambda each: (
+            -LEVELS.index(each.level),
+            _SEVERITY[each.verdict],
+            _or_unbounded(each.residual_upper),
+        ),
+    )
+    level = lead.level
+    if verdict != lead.verdict and level not in {"exact", "certified"}:
+        level = "inconclusive"  # V beside N: see `_overall`
+    combined = [each.p1_combined for each in decisions if each.p1_combined is not None]
+    return replace(
+        lead,
+        verdict=verdict,
+        level=level,
+        reasons=tuple(dict.fromkeys([*reasons, *lead.reasons])),
+        attention=next((each.attention for each in decisions if each.attention), None),
+        p1_combined=min(combined, default=None),
+        residual_upper=_largest([each.residual_upper for each in decisions]),
+        m=min(each.m for each in decisions),
+        rows=sum(each.rows for each in decisions),
+        look=max(each.look for each in decisions),
+        bounds=_needed(level, _weakest([bound for each in decisions for bound in each.bounds])),
+        blind=max((each.blind for each in decisions), key=("passed", "flagged", "capped").index),
+        blind_p=min(each.blind_p for each in decisions),
+    )
+
+
+def _judge(
+    form: str,
+    request: RequestMeasurements,
+    evidence: BatchEvidence,
+    policy: Policy,
+    blind: Resemblance,
+) -> FormDecision:
+    """Judge one declared form: compute its numbers, then take the first row of the table that holds."""
+    measured = next((each for each in request.forms if each.form == form), None)
+    if measured is None or MAIN not in measured.before.score or MAIN not in measured.after.score:
+        return FormDecision(form=form, verdict="I", reasons=("form_unmeasured",))
+    numbers = _numbers(measured, controls.typical_gap(evidence, form), policy, request.look)
+    checks = {
+        "cohort_too_small": _too_small(numbers.m, request, policy),
+        "looks_exhausted": policy.tail(request.look) is None,
+        "assay_dead": not controls.assay_is_alive(evidence, form, policy),
+        "blind_mismatch": blind == "capped",
+    }
+    verdict, reasons = _first_match(numbers, policy, checks)
+    return replace(numbers, verdict=verdict, reasons=reasons)
+
+
+def _numbers(measured: FormReadings, gap: Decimal, policy: Policy, look: int) -> FormDecision:
+    """Return all numbers of one form, with the verdict left open (I, no reason)."""
+    before, after = measured.before, measured.after
+    # An exhausted look has no tail of its own: nothing is bounded, though a finding still counts.
+    tail = policy.tail(look)
+    scores = tuple(
+        _score(attack, before, after, tail, policy)
+        for attack in ADDITIVE
+        if attack in policy.attacks and attack in before.score and attack in after.score
+    )
+    main = scores[0]
+    attacks = tuple(attack for attack in policy.attacks if attack in after.score)
+    combined = max_rank(after.score, after.cohort, attacks)
+    mde = detectable_shift(after.cohort[MAIN], policy.alpha)
+    extraction = measured.extraction
+    return FormDecision(
+        form=measured.form,
+        verdict="I",
+        reasons=(),
+        m=min(before.m, after.m),
+        p0=main.p0,
+        p1=main.p1,
+        p1_over=p_low(after.score[MAIN], after.cohort[MAIN]),
+        p1_strict=p_strict(after.score[MAIN], after.cohort[MAIN]),
+        p0_combined=max_rank(before.score, before.cohort, [a for a in attacks if a in before.score]).p,
+        p1_combined=combined.p,
+        combined_strict=combined.strict,
+        residual_upper=_largest([score.residual_upper for score in scores if score.fired]),
+        mde=mde,
+        mde_ratio=_mde_ratio(mde, main.gap_lower),
+        typical_gap=gap,
+        attacks=attacks,
+        scores=scores,
+        extraction_fields=extraction.fields if extraction else None,
+        extraction_hits=extraction.hits if extraction else None,
+        extraction_prompts=extraction.prompts if extraction else None,
+        extraction_samples=extraction.samples if extraction else None,
+        extraction_upper=extraction.upper if extraction and extraction.fields else None,
+        relearn_p=min((p_high(probe.score, probe.cohort) for probe in measured.relearn), default=None),
+        relearn_steps=tuple(probe.steps for probe in measured.relearn),
+    )
+
+
+def _score(
+    attack: str, before: Reading, after: Reading, tail: Decimal | None, policy: Policy
+) -> ScoreFindings:
+    p0 = p_high(before.score[attack], before.cohort[attack])
+    bound: Residue | None = None
+    if tail is not None:
+        bound = residue(
+            before=before.score[attack],
+            cohort_before=before.cohort[attack],
+            after=after.score[attack],
+            cohort_after=after.cohort[attack],
+            tail=tail,
+        )
+    ratio = bound.ratio_upper if bound else None
+    return ScoreFindings(
+        attack=attack,
+        p0=p0,
+        p1=p_high(after.score[attack], after.cohort[attack]),
+        fired=fires(p0, policy.alpha_control),
+        excess_upper=bound.excess_upper if bound else None,
+        gap_lower=bound.gap_lower if bound else None,
+        residual_upper=None if ratio is None else printed(ratio, up=True),
+    )
+
+
+def _first_match(
+    x: FormDecision, policy: Policy, checks: Mapping[str, bool]
+) -> tuple[Verdict, tuple[str, ...]]:
+    """Return the verdict of the first row in which a condition holds, with all that hold in it."""
+    assert x.p1 is not None
+    assert x.p1_over is not None
+    assert x.p1_strict is not None
+    assert x.p0_combined is not None
+    assert x.p1_combined is not None
+    assert x.combined_strict is not None
+    assert x.typical_gap is not None
+    residuals = [score.residual_upper for score in x.scores if score.fired]
+    main_fired = x.scores[0].fired
+    shift_max = max(policy.mde_gap_share * x.typical_gap, policy.mde_floor_nats)
+    sensitive = x.mde is not None and x.mde <= shift_max
+    other_fired = fires(x.p0_combined, policy.alpha_control)
+    rows: tuple[tuple[Verdict, Mapping[str, bool]], ...] = (
+        (
+            "F",
+            {
+                "detected": fires(x.p1_combined, policy.alpha),
+                "extraction_hit": bool(x.extraction_hits),
+                "relearn_excess": x.relearn_p is not None and fires(x.relearn_p, policy.alpha),
+            },
+        ),
+        ("I", checks),
+        ("I", {"over_forgotten": fires(x.p1_over, policy.alpha_over)}),
+        # What another attack could see before must not be called unmeasurable.
+        ("N", {"nothing_measurable": not main_fired and not other_fired and sensitive}),
+        ("I", {"insensitive": not main_fired and not sensitive, "unbounded": not main_fired and other_fired}),
+        (
+            "I",
+            {
+                "detected_single": fires(x.p1, policy.alpha),
+                "tie": fires(x.p1_strict, policy.alpha) or fires(x.combined_strict, policy.alpha),
+            },
+        ),
+        (
+            "I",
+            {
+                "unbounded": None in residuals,
+                "bound_above_delta": any(ratio is not None and ratio > policy.delta for ratio in residuals),
+                "extraction_unmeasured": x.extraction_hits is None,
+                "extraction_unbounded": bool(x.extraction_fields)
+                and (x.extraction_upper is None or x.extraction_upper > policy.extraction_upper_max),
+            },
+        ),
+    )
+    for verdict, conditions in rows:
+        if reasons := tuple(reason for reason, holds in conditions.items() if holds):
+            return verdict, reasons
+    return "V", ()
+
+
+def _too_small(m: int, request: RequestMeasurements, policy: Policy) -> bool:
+    """Say whether a test this decision needs is impossible: too few others to be ranked among."""
+    tails = [policy.alpha, policy.alpha_control, policy.alpha_over, MISS]
+    tail = policy.tail(request.look)
+    if tail is not None:
+        tails.append(tail)
+    least = min(m, len(request.blind.cohort))
+    return least < policy.m_min or any(threshold_rank(q, m) < 1 for q in tails)
+
+
+def _overall(judged: Sequence[tuple[Verdict, tuple[str, ...]]]) -> tuple[Verdict, tuple[str, ...]]:
+    """Return the worst verdict and the reasons of all who share it.
+
+    **V** beside **N** is neither: "nothing was measurable" is false of the one, and the other has no
+    bound. Together they are **I**, `unbounded`.
+    """
+    verdicts = {verdict for verdict, _ in judged}
+    if verdicts == {"V", "N"}:
+        return "I", ("unbounded",)
+    verdict = max(verdicts, key=lambda each: _SEVERITY[each])
+    shared = [reason for each, reasons in judged if each == verdict for reason in reasons]
+    return verdict, tuple(dict.fromkeys(shared))
+
+
+def _level(
+    verdict: Verdict,
+    reasons: tuple[str, ...],
+    evidence: BatchEvidence,
+    method: MethodFacts,
+    policy: Policy,
+) -> tuple[Level, tuple[str, ...], str | None]:
+    """Return the level, the reasons that lowered it, and why a person must look.
+
+    The ceiling is the class's; evidence lowers it and never raises it.
+    """
+    sentinels = controls.sentinels(evidence, policy)
+    if method.guarantee == "exact":
+        held = "extraction_hit" in reasons or sentinels.failures_here > 0
+        return "exact", (), "exact_but_detected" if held else None
+    if verdict == "F":
+        return "failed", (), None
+    if method.guarantee == "bounded" and method.assumptions_checked:
+        return "certified", (), None
+    if verdict == "N":
+        return "executed", (), None
+    if verdict == "I":
+        return "inconclusive", (), None
+    lacking = {
+        "not_qualified": not method.qualified,
+        "sentinels_missing": not sentinels.enough or not sentinels.within_risk,
+    }
+    lowered = tuple(reason for reason, holds in lacking.items() if holds)
+    return ("inconclusive" if lowered else "verified"), lowered, None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchDecision:
+    """What becomes of the candidate, and of each request in it."""
+
+    action: Action
+    leaving: tuple[str, ...]
+    """Requests that this candidate cannot settle; all of them when it is blocked."""
+    staying: tuple[str, ...]
+    """Requests that are certified on this candidate; if there are none, there is nothing to publish."""
+    reasons: tuple[str, ...]
+    selected: tuple[str, ...]
+    """Whom Benjamini-Hochberg picked: they steer a retry, never a verdict."""
+    attention: Mapping[str, str]
+    """Per leaving request of an exact engine: why a person must look."""
+    sentinels: controls.SentinelFindings
+    utility: controls.UtilityFindings
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the decision as JSON: integers, and decimal strings for every other number."""
+        plain = _plain(self)
+        assert isinstance(plain, dict)
+        return plain
+
+
+def decide_batch(
+    decisions: Mapping[str, Decision],
+    evidence: BatchEvidence,
+    method: MethodFacts,
+    policy: Policy,
+    *,
+    assurance_min: Level = "executed",
+) -> BatchDecision:
+    """Return what becomes of a candidate: block, else retry, else publish without those who leave.
+
+    One unlucky p-value must not stop everyone: with m = 224, a lone 1/225 among 40 is not selected.
+    A retry is another setting of the same engine, so an exact one has none.
+    """
+    sentinels, utility = controls.sentinels(evidence, policy), controls.utility(evidence, policy)
+    combined = {key: d.p1_combined for key, d in decisions.items() if d.p1_combined is not None}
+    selected = benjamini_hochberg(combined, policy.bh_q)
+    extracted = {key for key, d in decisions.items() if "extraction_hit" in d.reasons}
+    attention = _attention(decisions, selected if method.guarantee == "exact" else frozenset())
+    below = {
+        key
+        for key, decision in decisions.items()
+        if decision.level == "failed" or LEVELS.index(decision.level) < LEVELS.index(assurance_min)
+    }
+    # In an exact engine a sentinel that survives is a defect of the replay, whatever the record.
+    survived = sentinels.failures_here > 0 if method.guarantee == "exact" else sentinels.block
+    blocking = (*_blocking(decisions.values(), evidence, policy, survived=survived), *utility.reasons)
+    look_left = all(decision.look < len(policy.alpha_spend) for decision in decisions.values())
+    action: Action = "publish"
+    leaving: set[str] = below | attention.keys()
+    if blocking:
+        action, leaving = "block", set(decisions)
+    elif (selected or extracted) and look_left and method.guarantee != "exact":
+        action, leaving = "retry", set()
+    return BatchDecision(
+        action=action,
+        leaving=tuple(key for key in decisions if key in leaving),
+        staying=tuple(key for key in decisions if key not in leaving),
+        reasons=(*blocking, *_steering(selected, extracted, below, attention)),
+        selected=tuple(key for key in decisions if key in selected),
+        attention=attention,
+        sentinels=sentinels,
+        utility=utility,
+    )
+
+
+def _blocking(
+    decisions: Collection[Decision], evidence: BatchEvidence, policy: Policy, *, survived: bool
+) -> tuple[str, ...]:
+    """Return why nothing of this candidate may be published, its utility aside."""
+    judged = [form for decision in decisions for form in decision.forms]
+    conditions = {
+        "sentinel_failed": survived,
+        "assay_dead": not all(controls.assay_is_alive(evidence, form, policy) for form in evidence.forms),
+        "form_unmeasured": any("form_unmeasured" in form.reasons for form in judged),
+    }
+    return tuple(reason for reason, holds in conditions.items() if holds)
+
+
+def _attention(decisions: Mapping[str, Decision], selected: frozenset[str]) -> dict[str, str]:
+    held = {key: decision.attention for key, decision in decisions.items() if decision.attention}
+    return held | dict.fromkeys(sorted(selected - held.keys()), "exact_but_detected")
+
+
+def _steering(
+    selected: frozenset[str], extracted: set[str], below: set[str], attention: Mapping[str, str]
+) -> tuple[str, ...]:
+    conditions = {
+        "selected": bool(selected),
+        "extraction_hit": bool(extracted),
+        "below_assurance_min": bool(below),
+        "exact_but_detected": bool(attention),
+    }
+    return tuple(reason for reason, holds in conditions.items() if holds)
+
+
+def predicted_residual(before: Reading, policy: Policy, *, look: int = 1) -> Decimal | None:
+    """Return the bound a perfect erasure could expect, from baseline scores alone; None if unbounded.
+
+    (median C - L) / gap, the largest over the scores whose control fires. Above delta no approximate
+    engine can be verified on this person: choose an exact one, or expect `inconclusive`.
+    """
+    tail = policy.tail(look)
+    if tail is None or MAIN not in before.score:
+        return None
+    predicted = []
+    for attack in ADDITIVE:
+        if attack not in before.score or not before.cohort[attack]:
+            continue
+        perfect = Reading(
+            score={attack: median(before.cohort[attack])}, cohort={attack: before.cohort[attack]}
+        )
+        found = _score(attack, before, perfect, tail, policy)
+        if found.fired:
+            predicted.append(found.residual_upper)
+    return _largest(predicted)
+
+
+def _bounds(form: FormDecision, policy: Policy) -> tuple[Bound, ...]:
+    """Return what may be printed of one form: only bounds whose control fired or whose count stands."""
+    bounds = []
+    if form.residual_upper is not None:
+        bounds.append(
+            Bound(
+                name="residual_ratio_upper",
+                value=form.residual_upper,
+                limit=policy.delta,
+                confidence=policy.confidence,
+                form=form.form,
+                count=form.m,
+            )
+        )
+    if form.extraction_upper is not None and form.extraction_samples is not None:
+        bounds.append(
+            Bound(
+                name="extraction_upper",
+                value=printed(form.extraction_upper, up=True),
+                limit=policy.extraction_upper_max,
+                confidence=Decimal("0.95"),
+                form=form.form,
+                count=form.extraction_samples,
+            )
+        )
+    if form.verdict == "N" and form.mde is not None and form.typical_gap is not None:
+        bounds.append(
+            Bound(
+                name="detectable_shift_nats",
+                value=printed(form.mde, up=True),
+                limit=printed(max(policy.mde_gap_share * form.typical_gap, policy.mde_floor_nats)),
+                confidence=Decimal("0.8"),
+                form=form.form,
+                count=form.m,
+            )
+        )
+    return tuple(bounds)
+
+
+_NEEDED: Mapping[Level, tuple[str, ...]] = {
+    "verified": ("residual_ratio_upper", "extraction_upper"),
+    "executed": ("detectable_shift_nats",),
+}
+
+
+def _needed(level: Level, bounds: Sequence[Bound]) -> tuple[Bound, ...]:
+    """Keep the bounds without which the level's sentence would be an empty claim."""
+    return tuple(bound for bound in bounds if bound.name in _NEEDED.get(level, ()))
+
+
+def _weakest(bounds: Sequence[Bound]) -> tuple[Bound, ...]:
+    """Keep, of each name and form, the bound that promises least."""
+    kept: dict[tuple[str, str], Bound] = {}
+    for bound in bounds:
+        held = kept.setdefault((bound.name, bound.form), bound)
+        if bound.value > held.value:
+            kept[bound.name, bound.form] = bound
+    return tuple(kept.values())
+
+
+def _weight(form: FormDecision) -> tuple[int, Decimal]:
+    """Order forms by how much they decide: the verdict first, then what may remain."""
+    return _SEVERITY[form.verdict], _or_unbounded(form.residual_upper)
+
+
+def _or_unbounded(bound: Decimal | None) -> Decimal:
+    """Order what has no bound above everything that has one."""
+    return Decimal("Infinity") if bound is None else bound
+
+
+def _largest(values: Sequence[Decimal | None]) -> Decimal | None:
+    """Return the maximum; None if there is no value, or one has no bound."""
+    known = [value for value in values if value is not None]
+    return max(known) if known and len(known) == len(values) else None
+
+
+def _mde_ratio(mde: Decimal | None, gap_lower: Decimal | None) -> Decimal | None:
+    if mde is None or gap_lower is None or gap_lower <= 0:
+        return None
+    return printed(Fraction(mde) / Fraction(gap_lower))
+
+
+def _plain(value: object) -> object:
+    """Return JSON of dataclasses and mappings: decimals as strings, ranks with six decimals."""
+    if isinstance(value, Fraction):
+        return str(printed(value))
+    if isinstance(value, Decimal):
+        return f"{value:f}"
+    if is_dataclass(value) and not isinstance(value, type):
+        return {each.name: _plain(getattr(value, each.name)) for each in fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): _plain(member) for key, member in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(member) for member in value]
+    return value
