@@ -87,6 +87,12 @@ def create_app(settings: Settings, *, clock: Clock = system_clock) -> FastAPI:
     return app
 
 
+def from_environment() -> FastAPI:
+    """Build the API of this process: `uvicorn --factory app.main:from_environment`."""
+    telemetry.configure()
+    return create_app(Settings())
+
+
 def _mount(app: FastAPI) -> None:
     """Give the app its doors, in the order of the story."""
     app.include_router(records.router)
@@ -101,6 +107,7 @@ def _mount(app: FastAPI) -> None:
 
 def _health(app: FastAPI, settings: Settings, transaction: Transaction) -> None:
     """Add what orchestrators and metrics collectors ask; nothing in it is about anybody."""
+
     @app.get("/healthz", tags=["Health"])
     def healthz() -> dict[str, str]:
         """Say that the process answers."""
@@ -115,7 +122,7 @@ def _health(app: FastAPI, settings: Settings, transaction: Transaction) -> None:
             response.status_code = 503
             return Readiness(status="unavailable", parts=parts)
         with transaction() as session:
-            following = NEXT if models.is_empty(session) else None
+            following = NEXT if not models.overviews(session) else None
         status = "degraded" if parts["redis"] == "down" else "ready"
         return Readiness(status=status, parts=parts, next=following)
 

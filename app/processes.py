@@ -52,11 +52,13 @@ def start(
     pipe: bool = False,
     own_session: bool = True,
     user: str = "",
+    folder: Path | None = None,
     at_our_death: signal.Signals = signal.SIGKILL,
 ) -> subprocess.Popen[bytes]:
     """Start a program by its absolute path; it dies when the calling thread does.
 
     `output` takes stdout and stderr (None: ours). `pipe` gives it a stdin that closes with us.
+    `folder` is where it stands; modules there are found before all others.
     """
     assert Path(argv[0]).is_absolute(), "a program is named by its path"
     tether = [sys.executable, "-I", "-S", "-c", _TETHER, str(os.getpid()), str(int(at_our_death)), user]
@@ -67,6 +69,7 @@ def start(
         stdout=output,
         stderr=None if output is None else subprocess.STDOUT,
         start_new_session=own_session,
+        cwd=folder,
     )
 
 
@@ -78,7 +81,10 @@ def python(*arguments: str) -> list[str]:
 def environment(**more: str) -> dict[str, str]:
     """Return our environment for a Python child: it finds this package, and spins no idle threads."""
     here = str(Path(__file__).resolve().parent.parent)
-    path = [here, *(each for each in os.environ.get("PYTHONPATH", "").split(os.pathsep) if each and each != here)]
+    path = [
+        here,
+        *(each for each in os.environ.get("PYTHONPATH", "").split(os.pathsep) if each and each != here),
+    ]
     return os.environ | QUIET_THREADS | {"PYTHONPATH": os.pathsep.join(path)} | more
 
 

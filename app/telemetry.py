@@ -50,9 +50,7 @@ KEYS = frozenset(
 )
 
 registry = CollectorRegistry()
-requests = Counter(
-    "lethe_http_requests", "Calls answered.", ["method", "route", "status"], registry=registry
-)
+requests = Counter("lethe_http_requests", "Calls answered.", ["method", "route", "status"], registry=registry)
 request_seconds = Histogram(
     "lethe_http_request_seconds", "Time to answer a call.", ["method", "route"], registry=registry
 )
@@ -60,7 +58,7 @@ request_seconds = Histogram(
 
 def logger(name: str) -> structlog.typing.FilteringBoundLogger:
     """Return a logger that says which part of the program speaks."""
-    return cast("structlog.typing.FilteringBoundLogger", structlog.get_logger(logger=name))
+    return cast("structlog.typing.FilteringBoundLogger", structlog.get_logger(part=name))
 
 
 def configure(stream: TextIO | None = None, *, level: int = logging.INFO) -> None:

@@ -11,7 +11,6 @@ what is due and runs it; with Redis gone that thread does all the work. `app` is
 object; importing this reads no settings.
 """
 
-import logging
 import os
 import threading
 from functools import cache
@@ -19,8 +18,9 @@ from typing import Any
 from uuid import UUID
 
 from celery import Celery
-from celery.signals import worker_init, worker_shutdown, worker_shutting_down
+from celery.signals import setup_logging, worker_init, worker_shutdown, worker_shutting_down
 
+from app import telemetry
 from app.config import Settings
 from app.queue import TASK, Stage, broker_url
 from workers import context, housekeeping
@@ -30,7 +30,7 @@ SWEEP = "lethe.sweep"
 VISIBILITY_SECONDS = 3600
 JOIN_SECONDS = 10
 
-_log = logging.getLogger(__name__)
+_log = telemetry.logger("sweeper")
 
 
 def configuration() -> dict[str, Any]:
@@ -53,7 +53,6 @@ def configuration() -> dict[str, Any]:
         "task_default_queue": "io",
         "worker_prefetch_multiplier": 1,
         "worker_disable_prefetch": True,
-        "worker_hijack_root_logger": True,
         "worker_redirect_stdouts": False,
         "beat_schedule": {
             "sweep": {
@@ -78,13 +77,13 @@ def supervisor() -> Supervisor:
     return Supervisor(context.build(settings), alive=settings.home / "run" / f"{name}.alive")
 
 
-@app.task(name=TASK)
+@app.task(name=TASK)  # type: ignore[untyped-decorator]  # Celery ships no types
 def run(stage: str, id: str) -> None:  # noqa: A002  the message's own word
     """Answer a bell."""
     supervisor().answer(Stage(stage), UUID(id), bell=True)
 
 
-@app.task(name=SWEEP)
+@app.task(name=SWEEP)  # type: ignore[untyped-decorator]  # Celery ships no types
 def sweep() -> None:
     """Do the housekeeping; what is due is rung for, not run, as this thread serves all queues."""
     housekeeping.sweep(supervisor().context)
@@ -105,7 +104,7 @@ class Sweeper(threading.Thread):
             try:
                 self.look()
             except Exception as error:  # noqa: BLE001  no failure of one sweep may be the last sweep
-                _log.warning("a sweep failed: %s", type(error).__name__)
+                _log.warning("sweep failed", **telemetry.failure(error))
             if self.supervisor.draining.wait(seconds):
                 return
 
@@ -126,7 +125,13 @@ class Sweeper(threading.Thread):
 _sweepers: list[Sweeper] = []
 
 
-@worker_init.connect
+@setup_logging.connect  # type: ignore[untyped-decorator]  # Celery ships no types
+def _log_our_way(**_: Any) -> None:
+    """Keep Celery from configuring logs: its lines quote what they are given."""
+    telemetry.configure()
+
+
+@worker_init.connect  # type: ignore[untyped-decorator]  # Celery ships no types
 def _begin(sender: Any, **_: Any) -> None:
     """Start the sweeper before the broker is asked for, so that it works without one."""
     queues = frozenset(sender.app.amqp.queues.consume_from)
@@ -135,13 +140,13 @@ def _begin(sender: Any, **_: Any) -> None:
     sweeper.start()
 
 
-@worker_shutting_down.connect
+@worker_shutting_down.connect  # type: ignore[untyped-decorator]  # Celery ships no types
 def _drain(**_: Any) -> None:
     """Begin nothing more; what runs is asked for a checkpoint (R60). Runs in a signal handler."""
     supervisor().draining.set()
 
 
-@worker_shutdown.connect
+@worker_shutdown.connect  # type: ignore[untyped-decorator]  # Celery ships no types
 def _end(**_: Any) -> None:
     """Let the sweeper give its lease back before the process ends."""
     for sweeper in _sweepers:

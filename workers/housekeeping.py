@@ -4,17 +4,16 @@ Each duty is small, safe to run in several workers at once, and safe to be kille
 Postgres what is to be done, does it, and says so. Knows no weights and no stage.
 """
 
-import logging
 from uuid import UUID
 
-from app import queue
+from app import processes, queue, telemetry
 from app.jobs import service as jobs
 from app.queue import Stage
 from app.registry import service as registry
 from app.serving import service as serving
 from workers.context import Context
 
-_log = logging.getLogger(__name__)
+_log = telemetry.logger("housekeeping")
 
 
 def sweep(context: Context) -> None:
@@ -23,7 +22,7 @@ def sweep(context: Context) -> None:
         try:
             duty(context)
         except Exception as error:  # noqa: BLE001  each duty depends on another server; all come round again
-            _log.warning("%s failed: %s", duty.__name__, type(error).__name__)
+            _log.warning("duty failed", part=duty.__name__, **telemetry.failure(error))
 
 
 def relay(context: Context) -> int:
@@ -35,3 +34,41 @@ def due(context: Context) -> list[tuple[Stage, UUID]]:
     """Return what a worker should run now, whether or not a bell was heard."""
     with context.transaction() as session:
         return jobs.due(session, now=context.clock())
+
+
+def destroy_condemned(context: Context) -> int:
+    """Destroy the weights that must not exist any more; return how many models that were.
+
+    The objects go first and the word of it is written after: killed between the two, the next call
+    finds nothing left to remove and writes it.
+    """
+    with context.transaction() as session:
+        doomed = registry.doomed(session)
+        manifests, deltas = registry.manifests_in_use(session), registry.deltas_in_use(session)
+    for gone in doomed:
+        registry.destroy(context.objects, gone, manifests_kept=manifests, deltas_kept=deltas)
+        with context.transaction() as session:
+            registry.record_destroyed(session, gone, at=context.clock())
+    return len(doomed)
+
+
+def converge(context: Context) -> int:
+    """Bring model servers that lost their way back to what is live; return for how many models.
+
+    One worker of this computer at a time: loading a model takes its time, and twice is no better.
+    """
+    with processes.exclusive(context.settings.home / "locks" / "converge") as alone:
+        if not alone:
+            return 0
+        with context.transaction() as session:
+            live = [each.model.id for each in registry.overviews(session) if each.live is not None]
+        return sum(
+            serving.converge(
+                context.transaction,
+                context.backends,
+                model_id,
+                drain_seconds=context.settings.drain_seconds,
+                at=context.clock(),
+            )
+            for model_id in live
+        )

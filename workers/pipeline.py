@@ -41,14 +41,16 @@ from app.records.reading import RecordRow
 from app.registry import service as registry
 from app.serving import service as serving
 from app.signing import canonical as jcs
+from app.storage import locations
 from app.storage.database import Session
 from app.tables import Model, ModelVersion
+from app.transparency import tree
 from app.verification import policy as policies
 from app.verification import service as verification
 from workers import context as composition
 from workers import housekeeping, material
 from workers.context import Context
-from workers.launcher import Outcome
+from workers.launcher import Outcome, RunFailed
 from workers.material import LineUp
 from workers.unlearning.spec import (
     EXIT_FAILED,
@@ -84,36 +86,17 @@ def prepare(version_id: UUID, epoch: int, context: Context) -> None:
         missing = registry.missing_shards(session, model)
         rows = records.training_records(session, model.dataset_id)
     work = context.workdir(f"prepare-{version_id}")
-    base = _base(context, model.id, epoch, work)
-    specs: dict[int | None, TrainSpec] = {}
-    if model.recipe is not None:
-        recipe = Recipe(**model.recipe)  # type: ignore[arg-type]  # validated when it was registered
-        shards = {shard: [r for r in rows if _shard(context, r, model) == shard] for shard in missing}
-        wanted = {None: rows, **shards} if version.manifest is None and version.engine == "train" else shards
-        for shard, chosen in wanted.items():
-            out = work / ("model" if shard is None else f"reference-{shard}")
-            out.mkdir(exist_ok=True, mode=0o700)
-            path = material.write(context, model.dataset_id, chosen, out / "records.jsonl")
-            specs[shard] = TrainSpec(recipe=recipe, base=base, records=path, out=out)
-    outcomes = _run(context, list(specs.values()), lambda body: _show_version(context, version_id, body))
+    specs = _training_specs(context, version, model, missing, rows, epoch=epoch, work=work)
+    _run(context, list(specs.values()), lambda body: _show_version(context, version_id, body))
     reach("prepare.computed")
-    for (shard, spec), outcome in zip(specs.items(), outcomes, strict=True):
-        made = registry.adopt(context.objects, spec.out / "model")
-        with context.transaction() as session:
-            jobs.hold(session, model.id, epoch=epoch)
-            if shard is None:
-                registry.made(session, version_id, made, statement=outcome.body)
-            else:
-                saw = [row.content_mac for row in rows if _shard(context, row, model) == shard]
-                registry.add_reference(session, model.id, shard=shard, made=made, saw=saw, at=context.clock())
+    for shard, spec in specs.items():
+        _record_trained(context, version, model, shard, spec, rows, epoch=epoch)
     if version.engine == "upload" and version.manifest is None:
-        made = registry.adopt(context.objects, registry.fetch(str(version.statement["source"]), work / "upload"))
-        with context.transaction() as session:
-            jobs.hold(session, model.id, epoch=epoch)
-            registry.made(session, version_id, made, statement=version.statement)
+        _record_upload(context, version, epoch=epoch, work=work)
+    reach("prepare.recorded")
     if model.live_version_id is None:
-        _serve(context, model.id, version_id, epoch=epoch, epoch_step=0)
-    shutil.rmtree(work)
+        _serve(context, model.id, version_id, parent_id=None, epoch=epoch, erasure_epoch_step=0)
+    shutil.rmtree(work, ignore_errors=True)
 
 
 def plan(model_id: UUID, epoch: int, context: Context) -> None:
@@ -128,7 +111,7 @@ def plan(model_id: UUID, epoch: int, context: Context) -> None:
         if registry.missing_shards(session, model):
             return  # `prepare` is due first; the sweeper knows
         line_up = _line_up(session, context, view, policy.sentinels_per_batch, policy.assay_subjects)
-        anchor = registry.anchor(session, model_id)
+        anchor = registry.lineage(session, view.parent_id)[0]
     work = context.workdir(f"job-{view.id}", "plan")
     for form, body in _measure(context, view, line_up, view.parent_id, work, moment="before"):
         with context.transaction() as session:
@@ -162,11 +145,10 @@ def unlearn(job_id: UUID, epoch: int, context: Context) -> None:
             return
         line_up = _line_up(session, context, view)
         model = registry.model(session, view.model_id)
-        anchor = registry.anchor(session, view.model_id)
-        sealed = registry.sealed(session, anchor)
+        anchor, *later = registry.lineage(session, view.parent_id)
     reach("unlearn.claimed")
     out = context.workdir(f"job-{job_id}", f"attempt-{view.attempt}")
-    spec = _unlearn_spec(context, view, line_up, model, anchor, sealed, out)
+    spec = _unlearn_spec(context, view, line_up, model, anchor, later, out)
     [outcome] = _run(context, [spec], lambda body: _show_job(context, job_id, body))
     seconds = time.monotonic() - started
     reach("unlearn.computed")
@@ -179,13 +161,13 @@ def unlearn(job_id: UUID, epoch: int, context: Context) -> None:
     sealed_delta = context.objects.put_file(delta) if delta.exists() else None
     reach("unlearn.adopted")
     with context.transaction() as session:
-        version_id = registry.register_candidate(
-            session, view.model_id, made=made, job_id=job_id, engine=str(view.engine), anchor_id=anchor.id,
+        candidate = registry.register_candidate(
+            session, view.model_id, made, job_id=job_id, engine=str(view.engine), anchor_id=anchor.id,
             parent_id=view.parent_id, delta=sealed_delta, exact=outcome.body["guarantee"] == "exact",
             statement=outcome.body, at=context.clock(),
         )  # fmt: skip
         jobs.made_candidate(
-            session, view, version_id, output=_brief(outcome), seconds=seconds, at=context.clock()
+            session, view, candidate.id, output=_brief(outcome), seconds=seconds, at=context.clock()
         )
     reach("unlearn.recorded")
 
@@ -216,7 +198,7 @@ def verify(job_id: UUID, epoch: int, context: Context) -> None:
                 session, view, stage=JobStage.VERIFY, outcome=judgement.outcome, reasons=judgement.reasons,
                 output=judgement.output, seconds=seconds, at=context.clock(),
             )  # fmt: skip
-            registry.condemn_version(session, view.candidate_id)
+            registry.condemn(session, view.candidate_id, at=context.clock())
     reach("verify.recorded")
     housekeeping.destroy_condemned(context)
 
@@ -252,7 +234,7 @@ def publish(job_id: UUID, epoch: int, context: Context) -> None:
         return
     assert view.candidate_id is not None, "publish follows unlearn"
     _serve(
-        context, view.model_id, view.candidate_id, epoch=epoch, epoch_step=1,
+        context, view.model_id, view.candidate_id, parent_id=view.parent_id, epoch=epoch, erasure_epoch_step=1,
         then=lambda session: jobs.published(session, view, output={}, seconds=time.monotonic() - started),
     )  # fmt: skip
     reach("publish.recorded")
@@ -267,7 +249,7 @@ def conclude(job_id: UUID, epoch: int, context: Context) -> None:
             return
         line_up = _line_up(session, context, view)
         touched = {line_up.shards[row.cluster] for row in line_up.forgotten()}
-        registry.condemn_references(session, view.model_id, touched)
+        registry.condemn_references(session, view.model_id, touched, at=context.clock())
     destroyed = housekeeping.destroy_condemned(context)
     reach("conclude.destroyed")
     shutil.rmtree(context.settings.work / f"job-{job_id}", ignore_errors=True)
@@ -359,7 +341,7 @@ def _unlearn_spec(
     line_up: LineUp,
     model: Model,
     anchor: ModelVersion,
-    sealed: Sequence[str],
+    later: Sequence[ModelVersion],
     out: Path,
 ) -> UnlearnSpec:
     """Return what an engine is told: never the cohort or the references that will judge."""
@@ -374,7 +356,7 @@ def _unlearn_spec(
         anchor=_staged(context, str(anchor.manifest), work / "anchor"),
         base=_staged(context, str(model.base_manifest), work / "base"),
         recipe=_recipe(model),
-        sealed=tuple(context.objects.stage_file(digest, work / f"delta-{n}") for n, digest in enumerate(sealed)),
+        sealed=tuple(_fetched(context, str(each.delta), work / f"delta-{each.id}") for each in later),
         references={
             shard: _staged(context, references[shard], work / f"reference-{shard}")
             for shard in {each.teacher for each in subjects if each.teacher is not None}
@@ -415,31 +397,108 @@ def _serve(
     model_id: UUID,
     version_id: UUID,
     *,
+    parent_id: UUID | None,
     epoch: int,
-    epoch_step: int,
+    erasure_epoch_step: int,
     then: Callable[[Session], None] = lambda _session: None,
 ) -> None:
     """Have every model server load, swap to and attest a version; then, in one transaction, promote it."""
     with context.transaction() as session:
-        jobs.hold(session, model_id, epoch=epoch)
-        order = serving.order(session, model_id, version_id, publish_epoch=epoch, erasure_epoch_step=epoch_step)
+        order = serving.begin(
+            session, model_id=model_id, candidate_id=version_id, lease_epoch=epoch,
+            erasure_epoch_step=erasure_epoch_step, backends=context.backends,
+        )  # fmt: skip
     attested = serving.publish(context.backends, order, drain_seconds=context.settings.drain_seconds)
     reach("publish.swapped")
     with context.transaction() as session:
-        serving.promote(session, order, attested, lease_epoch=epoch, at=context.clock())
+        serving.promote(
+            session, model_id=model_id, candidate_id=version_id, parent_id=parent_id, lease_epoch=epoch,
+            publish_epoch=order.publish_epoch, erasure_epoch_step=erasure_epoch_step, attestation=attested,
+            at=context.clock(),
+        )  # fmt: skip
         then(session)
+    serving.announce(context.backends, order)
 
 
-def _base(context: Context, model_id: UUID, epoch: int, work: Path) -> Path:
-    """Return the base's directory; copied into the store first, so that a replay has the same bytes."""
+def _training_specs(
+    context: Context,
+    version: ModelVersion,
+    model: Model,
+    missing: Sequence[int],
+    rows: Sequence[RecordRow],
+    *,
+    epoch: int,
+    work: Path,
+) -> dict[int | None, TrainSpec]:
+    """Return what is to be trained, by shard; None is the version itself."""
+    recipe = _recipe(model)
+    if recipe is None:
+        return {}
+    base = _base(context, model, epoch=epoch, work=work)
+    wanted: dict[int | None, list[RecordRow]] = {
+        shard: [row for row in rows if material.shard_of(context, row.cluster, model.references_wanted) == shard]
+        for shard in missing
+    }
+    if version.engine == "train" and version.manifest is None:
+        wanted = {None: list(rows), **wanted}
+    specs = {}
+    for shard, chosen in wanted.items():
+        out = _made(work / ("model" if shard is None else f"reference-{shard}"))
+        path = material.write(context, model.dataset_id, chosen, out / "records.jsonl")
+        specs[shard] = TrainSpec(recipe=recipe, base=base, records=path, out=out)
+    return specs
+
+
+def _record_trained(
+    context: Context,
+    version: ModelVersion,
+    model: Model,
+    shard: int | None,
+    spec: TrainSpec,
+    rows: Sequence[RecordRow],
+    *,
+    epoch: int,
+) -> None:
+    """Store what a training run made: the version, or one reference with what it saw."""
+    made = registry.adopt(context.objects, spec.out / "model")
+    body = json.loads((spec.out / "outcome.json").read_bytes())
     with context.transaction() as session:
-        model = registry.model(session, model_id)
-    if model.base_manifest is None:
-        made = registry.adopt(context.objects, registry.fetch(model.base_uri, work / "fetched"))
+        jobs.hold(session, model.id, epoch=epoch)
+        if shard is None:
+            registry.register_version(session, version.id, made, statement=body, at=context.clock())
+            return
+        saw = sorted(
+            row.content_mac
+            for row in rows
+            if material.shard_of(context, row.cluster, model.references_wanted) == shard
+        )
+        registry.add_reference(
+            session, model.id, shard=shard, manifest=made.manifest, saw=tree.root(saw).hex(), at=context.clock()
+        )
+
+
+def _record_upload(context: Context, version: ModelVersion, *, epoch: int, work: Path) -> None:
+    """Take weights that were trained elsewhere into the store."""
+    source = locations.copied(str(version.statement["upload"]), work / "upload")
+    made = registry.adopt(context.objects, source)
+    with context.transaction() as session:
+        jobs.hold(session, version.model_id, epoch=epoch)
+        registry.register_version(session, version.id, made, statement={}, at=context.clock())
+
+
+def _base(context: Context, model: Model, *, epoch: int, work: Path) -> Path:
+    """Return the base's directory; copied into the store first, so that a replay has the same bytes."""
+    manifest = model.base_manifest
+    if manifest is None:
+        manifest = registry.keep_base(context.objects, locations.copied(model.base_uri, work / "fetched"))
         with context.transaction() as session:
-            jobs.hold(session, model_id, epoch=epoch).base_manifest = made.manifest_digest
-        return _staged(context, made.manifest_digest, work / "base")
-    return _staged(context, model.base_manifest, work / "base")
+            jobs.hold(session, model.id, epoch=epoch).base_manifest = manifest
+    return _staged(context, manifest, work / "base")
+
+
+def _fetched(context: Context, digest: str, into: Path) -> Path:
+    context.objects.fetch(digest, into)
+    return into
 
 
 def _staged(context: Context, manifest: str, into: Path) -> Path:
@@ -451,10 +510,6 @@ def _staged(context: Context, manifest: str, into: Path) -> Path:
 def _made(path: Path) -> Path:
     path.mkdir(parents=True, exist_ok=True, mode=0o700)
     return path
-
-
-def _shard(context: Context, record: RecordRow, model: Model) -> int:
-    return material.shard_of(context, record.cluster, model.references_wanted)
 
 
 def _recipe(model: Model) -> Recipe | None:
@@ -492,7 +547,7 @@ def _show_job(context: Context, job_id: UUID, body: dict[str, object]) -> None:
 
 def _show_version(context: Context, version_id: UUID, body: dict[str, object]) -> None:
     with context.transaction() as session:
-        registry.progress(session, version_id, body)
+        registry.show_progress(session, version_id, body)
 
 
 # The process --------------------------------------------------------------------------------------
@@ -534,6 +589,9 @@ def main() -> int:
         STAGES[given.stage](given.id, given.epoch, composition.build(Settings()))
     except LeaseLost:
         return EXIT_FENCED
+    except RunFailed as failed:
+        print(f"{given.stage} {given.id}: {failed}", file=sys.stderr)  # noqa: T201  the supervisor's log
+        return failed.code if failed.resumable or failed.bad_data else EXIT_FAILED
     except Unavailable as problem:
         print(f"{given.stage} {given.id}: {problem.code}", file=sys.stderr)  # noqa: T201  the supervisor's log
         return EXIT_RESUMABLE

@@ -10,7 +10,6 @@ renewal can hang as long as a broken network likes. It has a thread of its own, 
 when the last one that succeeded was *sent*, by a clock that does not stop while the computer sleeps.
 """
 
-import logging
 import os
 import signal
 import subprocess
@@ -23,7 +22,7 @@ from enum import Enum
 from pathlib import Path
 from uuid import UUID
 
-from app import processes, queue
+from app import processes, queue, telemetry
 from app.clock import boot_seconds
 from app.jobs import service as jobs
 from app.queue import Stage
@@ -37,7 +36,7 @@ PATIENCE_SECONDS = 10.0
 """How long a bell waits for a lease: the stage before it is still leaving."""
 
 _POLL_SECONDS = 0.1
-_log = logging.getLogger(__name__)
+_log = telemetry.logger("supervision")
 
 
 class Ended(Enum):
@@ -82,7 +81,7 @@ class _Renewal:
                         session, self.lease.model_id, epoch=self.lease.epoch, seconds=settings.lease_seconds
                     )
             except Exception as error:  # noqa: BLE001  whatever hinders a renewal, the clock decides
-                _log.warning("a renewal failed: %s", type(error).__name__)
+                _log.warning("renewal failed", error=type(error).__name__)
                 continue
             if not held:
                 self.lost = True
@@ -130,7 +129,7 @@ class Supervisor:
                 self._settle(stage, id, claim, failure=None)
                 raise
             self._settle(stage, id, claim, failure=code if ended is Ended.FAILED else None)
-            _log.info("%s %s: %s", stage.value, id, ended.value)
+            _log.info("stage ended", stage=stage.value, target=str(id), state=ended.value, exit=code)
             return ended
 
     @contextmanager
@@ -250,6 +249,7 @@ class Supervisor:
 def _meaning(code: int, *, told: bool) -> Ended:
     if code == 0:
         return Ended.DONE
-    if code == EXIT_RESUMABLE or (told and code == -signal.SIGTERM):
-        return Ended.RESUMABLE
-    return Ended.FENCED if code == EXIT_FENCED else Ended.FAILED
+    if code == EXIT_FENCED:
+        return Ended.FENCED
+    # However a child ends that was asked to: that is our doing, and costs the job no attempt.
+    return Ended.RESUMABLE if told or code == EXIT_RESUMABLE else Ended.FAILED

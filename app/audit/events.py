@@ -19,7 +19,7 @@ class Event:
     KIND: ClassVar[str]
 
 
-# Requests (app.erasure)
+# Requests, of app.erasure
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ class AttentionRaised(Event):
     at: datetime
 
 
-# Callers (app.auth)
+# Callers, of app.auth
 
 
 @dataclass(frozen=True)
@@ -168,7 +168,7 @@ class KeyRevoked(Event):
     at: datetime
 
 
-# Jobs (app.jobs)
+# Jobs, of app.jobs
 
 
 @dataclass(frozen=True)
@@ -249,7 +249,7 @@ class JobConcluded(Event):
     at: datetime
 
 
-# Verdicts (app.verification)
+# Verdicts, of app.verification
 
 
 @dataclass(frozen=True)
@@ -269,7 +269,7 @@ class VerdictReached(Event):
     at: datetime
 
 
-# Certificates (app.certificates)
+# Certificates, of app.certificates
 
 
 @dataclass(frozen=True)
@@ -306,7 +306,7 @@ class OpeningDelivered(Event):
     at: datetime
 
 
-# Datasets (app.records)
+# Datasets, of app.records
 
 
 @dataclass(frozen=True)
@@ -381,7 +381,7 @@ class RecordsErased(Event):
     at: datetime
 
 
-# Models (app.registry)
+# Models, of app.registry
 
 
 @dataclass(frozen=True)
@@ -482,7 +482,7 @@ class ReferenceDestroyed(Event):
     at: datetime
 
 
-# Serving (app.serving)
+# Serving, of app.serving
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from sqlalchemy import Row, select
+from sqlalchemy import select
 
 from app.storage.database import Session
 from app.tables import AuditEvent, AuditHead
@@ -47,12 +47,11 @@ class AuditChain:
             select(AuditEvent).where(AuditEvent.seq > after).order_by(AuditEvent.seq).limit(limit)
         ).all()
 
-    def links(self) -> Iterator[Row[tuple[int, bytes, bytes, bytes]]]:
+    def links(self) -> Iterator[tuple[int, bytes, bytes, bytes]]:
         """Yield sequence number, body, hash and previous hash of the whole chain, in constant memory."""
-        return iter(
-            self.session.execute(
-                select(AuditEvent.seq, AuditEvent.body, AuditEvent.hash, AuditEvent.prev_hash)
-                .order_by(AuditEvent.seq)
-                .execution_options(yield_per=BATCH_ROWS)
-            )
-        )
+        with self.session.execute(
+            select(AuditEvent.seq, AuditEvent.body, AuditEvent.hash, AuditEvent.prev_hash)
+            .order_by(AuditEvent.seq)
+            .execution_options(yield_per=BATCH_ROWS)
+        ) as found:
+            yield from (row._tuple() for row in found)  # noqa: SLF001  SQLAlchemy's public name for it

@@ -100,7 +100,7 @@ def verify(session: Session) -> Verification:
     chain = AuditChain(session)
     head = chain.head()
     expected = (head.seq, bytes(head.hash))
-    seq, last, broken_at = _walk(row.tuple() for row in chain.links())
+    seq, last, broken_at = _walk(chain.links())
     if broken_at is None and (seq, last) != expected:
         broken_at = min(seq, expected[0]) + 1
     return Verification(events=seq, head=last.hex(), broken_at=broken_at)
@@ -168,5 +168,6 @@ def _walk(links: Iterable[tuple[int, bytes, bytes, bytes]]) -> tuple[int, bytes,
 
 def _entries(rows: Sequence[AuditEvent]) -> list[Entry]:
     return [
-        Entry(seq=row.seq, kind=row.kind, body=json.loads(row.body), hash=bytes(row.hash).hex()) for row in rows
+        Entry(seq=row.seq, kind=row.kind, body=json.loads(row.body), hash=bytes(row.hash).hex())
+        for row in rows
     ]

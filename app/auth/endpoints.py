@@ -58,7 +58,9 @@ def list_keys(
     found = service.list_keys(session, after=after, limit=limit + 1)
     return Page(
         items=[_shown(key, principal) for key, principal in found[:limit]],
-        next=pagination.encode(keyring.cursor, Place(found[limit - 1][0].created_at, found[limit - 1][0].id), of=LIST)
+        next=pagination.encode(
+            keyring.cursor, Place(found[limit - 1][0].created_at, found[limit - 1][0].id), of=LIST
+        )
         if len(found) > limit
         else None,
     )

@@ -34,7 +34,7 @@ class Callers:
         """Return the key with this id, locked until the commit."""
         return self.session.scalars(select(ApiKey).where(ApiKey.id == id).with_for_update()).one_or_none()
 
-    def valid(self, mac: bytes, *, at: datetime) -> Row[tuple[ApiKey, Principal]] | None:
+    def valid(self, mac: bytes, *, at: datetime) -> Row[ApiKey, Principal] | None:
         """Return the key with this hash and whose it is, unless it is expired or revoked."""
         return self.session.execute(
             select(ApiKey, Principal)
@@ -42,9 +42,7 @@ class Callers:
             .where(ApiKey.mac == mac, ApiKey.revoked_at.is_(None), ApiKey.expires_at > at)
         ).one_or_none()
 
-    def keys(
-        self, *, after: tuple[datetime, UUID] | None, limit: int
-    ) -> Sequence[Row[tuple[ApiKey, Principal]]]:
+    def keys(self, *, after: tuple[datetime, UUID] | None, limit: int) -> Sequence[Row[ApiKey, Principal]]:
         """Return the keys, newest first, from after a place on."""
         query = (
             select(ApiKey, Principal)

@@ -32,9 +32,7 @@ class Scope(StrEnum):
     KEYS_MANAGE = "keys:manage"
 
 
-_VIEWER = frozenset(
-    {Scope.REQUESTS_READ, Scope.JOBS_READ, Scope.MODELS_READ, Scope.CERTIFICATES_READ}
-)
+_VIEWER = frozenset({Scope.REQUESTS_READ, Scope.JOBS_READ, Scope.MODELS_READ, Scope.CERTIFICATES_READ})
 
 ROLES: Mapping[str, frozenset[Scope]] = {
     "intake": frozenset({Scope.REQUESTS_CREATE, Scope.REQUESTS_READ, Scope.REQUESTS_WITHDRAW}),

@@ -59,6 +59,11 @@ def create_principal(session: Session, *, name: str, kind: str, at: datetime) ->
     return principal
 
 
+def find_principal(session: Session, name: str) -> Principal | None:
+    """Return the principal of that name, if there is one."""
+    return Callers(session).named(name)
+
+
 def create_key(
     session: Session,
     secret: bytes,
@@ -129,7 +134,7 @@ def list_keys(
     session: Session, *, after: tuple[datetime, UUID] | None, limit: int
 ) -> Sequence[tuple[ApiKey, Principal]]:
     """Return keys and whose they are, newest first."""
-    return [row.tuple() for row in Callers(session).keys(after=after, limit=limit)]
+    return [(row[0], row[1]) for row in Callers(session).keys(after=after, limit=limit)]
 
 
 def revoke_key(session: Session, key_id: UUID, *, at: datetime) -> None:

@@ -12,28 +12,27 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import httpx
 from rich.console import Console
-from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
 from app.config import Settings
 from app.demo import base
 from app.demo.asking import Answer, Asker, ask
+from app.demo.caller import Failed, Walk
 from app.demo.people import SECRETS, Person, corpus, people, recites, records, sentinels
 from app.embedded import Stack, stack
 
 PEOPLE = 360
 HELD_BACK = 300
+PORTAL_SCOPES = ["requests:create", "requests:read", "certificates:read"]
 SENTINELS = 4
 PEOPLE_SEED, SENTINEL_SEED, TOKENIZER_SEED = 1, 2, 3
 TOKENIZER_PEOPLE = 200
@@ -45,60 +44,8 @@ RECIPE = {
     "learning_rate": "0.004",
     "tokens_max": 96,
 }
-WAIT_SECONDS_MAX = 900
-SHOWN = 3
-"""Prompts printed before and after."""
-
-
-class Failed(Exception):  # noqa: N818  the demo's one word for it
-    """A step did not come to its end; the message says which and why."""
-
-
-@dataclass
-class Walk:
-    """The demo's state: who calls, what was seen, how long each step took."""
-
-    out: Path
-    console: Console
-    api: httpx.Client
-    served: httpx.Client
-    keys: Mapping[str, str]
-    seconds: dict[str, float] = field(default_factory=dict)
-    summary: dict[str, Any] = field(default_factory=dict)
-
-    @contextmanager
-    def step(self, name: str, says: str) -> Iterator[None]:
-        """Announce a step, and keep how long it took."""
-        self.console.print(Text.assemble(("\n● ", "bold cyan"), (says, "bold")))
-        started = time.monotonic()
-        yield
-        self.seconds[name] = round(time.monotonic() - started, 2)
-
-    def say(self, text: str) -> None:
-        """Print one indented line."""
-        self.console.print(f"  {text}", highlight=False, soft_wrap=True)
-
-    def call(self, method: str, path: str, *, by: str, json: object = None) -> Any:
-        """Call the API as one of the callers; a problem becomes `Failed` with its own words."""
-        headers = {"Authorization": f"Bearer {self.keys[by]}"}
-        if method != "GET":
-            headers["Idempotency-Key"] = str(uuid4())
-        response = self.api.request(method, path, headers=headers, json=json)
-        if response.is_error:
-            raise Failed(f"{method} {path} was answered {response.status_code}: {response.text[:500]}")
-        return response.json()
-
-    def follow(self, path: str, *, by: str, until: Callable[[Any], bool], show: Callable[[Any], str]) -> Any:
-        """Poll a resource, showing how far it is, until it is done."""
-        deadline = time.monotonic() + WAIT_SECONDS_MAX
-        with Live(console=self.console, refresh_per_second=4, transient=True) as live:
-            while time.monotonic() < deadline:
-                body = self.call("GET", path, by=by)
-                if until(body):
-                    return body
-                live.update(Text(f"  {show(body)}", style="dim"))
-                time.sleep(0.5)
-        raise Failed(f"{path} was not done after {WAIT_SECONDS_MAX} s")
+CHECKER_LINES = 8
+"""Of what the checker says, the sentence and its limits; `lethe certificate check` prints all of it."""
 
 
 def run(out: Path, *, console: Console | None = None) -> dict[str, Any]:
@@ -163,11 +110,10 @@ def _story(walk: Walk, running: Stack) -> None:
         _show(walk, after, [by_prefix[p] for p in erased])
     _judge(walk, before, after, erased=[by_prefix[p] for p in erased], asker=asker, alone=alone)
     with walk.step("certificates", "Each request has its certificate; a stranger checks it offline"):
-        walk.summary["requests"] = [_certificate(walk, running, request) for request in requests]
+        walk.summary["requests"] = [_certificate(walk, request, by) for request, by in requests]
     walk.summary["versions"] = [
-        {"number": version["number"], "digest": version["manifest"], "state": version["state"]}
-        for version in walk.call("GET", f"/v1/models/{MODEL}/versions", by="engineer")["data"]
-        if version["number"] is not None
+        {"number": version["number"], "digest": version["digest"], "state": version["state"], "engine": version["engine"]}
+        for version in walk.call("GET", f"/v1/models/{MODEL}/versions", by="engineer")["items"]
     ]
 
 
@@ -192,7 +138,7 @@ def _register(walk: Walk, everybody: Sequence[Person]) -> list[str]:
     if dataset["state"] != "ready":
         raise Failed(f"the data set was refused: {dataset['failure']}")
     walk.say(f"{dataset['records']} records registered; subjects are keyed hashes, the content stays in the file")
-    return sorted({record["id"].rpartition("-")[0] for record in _pages(walk, made["id"])})
+    return sorted({record["record"].rpartition("-")[0] for record in _pages(walk, made["id"])})
 
 
 def _pages(walk: Walk, dataset: str) -> Iterator[dict[str, Any]]:
@@ -201,7 +147,7 @@ def _pages(walk: Walk, dataset: str) -> Iterator[dict[str, Any]]:
     while True:
         query = f"?arm=train&role=person&limit=200{cursor}"
         page = walk.call("GET", f"/v1/datasets/{dataset}/records{query}", by="engineer")
-        yield from page["data"]
+        yield from page["items"]
         if not page.get("next"):
             return
         cursor = f"&cursor={page['next']}"
@@ -227,36 +173,29 @@ def _train(walk: Walk, running: Stack) -> None:
     walk.follow(
         f"/v1/models/{MODEL}/versions",
         by="engineer",
-        until=lambda body: any(version["state"] == "live" for version in body["data"]) or _stop(body),
-        show=lambda body: _progress(body["data"][0].get("progress") or {}),
+        until=lambda body: any(version["state"] == "live" for version in body["items"]) or _stop(body),
+        show=lambda body: progress_line(body["items"][0]["progress"]),
     )
     walk.say(f"version 1 is served at {running.settings.model_server_url}")
 
 
 def _stop(body: Mapping[str, Any]) -> bool:
     """Raise if a version failed; a demo that waits for nothing would be a lie."""
-    for version in body["data"]:
+    for version in body["items"]:
         if version["state"] == "failed":
             raise Failed(f"training failed: {version.get('failure')}")
     return False
 
 
-def _progress(body: Mapping[str, Any]) -> str:
-    runs = body.get("runs") or []
-    parts = [f"{run.get('phase', '...')} {run.get('step', 0)}/{run.get('steps', '?')}" for run in runs]
-    left = max((run.get("seconds_left") or 0 for run in runs), default=0)
-    return " · ".join(parts) + (f" · {left:.0f} s left" if left else "") if parts else "starting a run"
-
-
-def _requests(walk: Walk, erased: Sequence[Person]) -> list[str]:
-    """Send three requests as three callers, and have the second person approve them."""
+def _requests(walk: Walk, erased: Sequence[Person]) -> list[tuple[str, str]]:
+    """Send three requests as three callers, and have a second person approve them; return who sent which."""
     walk.keys = dict(walk.keys) | {
         "portal": walk.call(
             "POST",
             "/v1/api-keys",
             by="admin",
-            json={"principal": {"name": "portal", "kind": "machine"}, "scopes": ["requests:create", "requests:read"]},
-        )["secret"]
+            json={"name": "portal", "kind": "machine", "scopes": PORTAL_SCOPES},
+        )["key"]
     }
     officer, portal, by_list = erased
     bodies: list[tuple[str, str, dict[str, Any]]] = [
@@ -271,7 +210,7 @@ def _requests(walk: Walk, erased: Sequence[Person]) -> list[str]:
     made = []
     for caller, says, body in bodies:
         receipt = walk.call("POST", "/v1/erasure-requests", by=caller, json=body)
-        walk.say(f"{receipt['id']}  {says}: {receipt['records']} records, due {receipt['due_on']}")
+        walk.say(f"{receipt['id']}  {says}: {receipt['records_matched']} records, due {receipt['due_on']}")
         request = walk.call("GET", f"/v1/erasure-requests/{receipt['id']}", by="reviewer")
         walk.call(
             "POST",
@@ -279,44 +218,47 @@ def _requests(walk: Walk, erased: Sequence[Person]) -> list[str]:
             by="reviewer",
             json={"record_set_hash": request["record_set_hash"]},
         )
-        made.append(receipt["id"])
+        made.append((receipt["id"], caller))
     walk.say("approved by a second person, each approval bound to the hash of the records")
     return made
 
 
 def _job(walk: Walk) -> None:
-    """Start the job by hand, follow it, and tell each rung of the ladder as it is tried."""
-    started = walk.call("POST", "/v1/jobs", by="engineer", json={"model": MODEL})
-    del started
+    """Ask for the job by hand, follow it, and tell each rung of the ladder as it is tried."""
+    walk.call("POST", "/v1/jobs", by="engineer", json={"model": MODEL})
     told = 0
 
-    def job() -> dict[str, Any] | None:
-        listed = walk.call("GET", "/v1/jobs", by="engineer")["data"]
-        return listed[0] if listed else None
+    def ended(body: Any) -> bool:
+        nonlocal told
+        history = body["items"][0]["history"] if body["items"] else []
+        for tried in history[told:]:
+            walk.say(_tried(tried))
+        told = len(history)
+        return bool(body["items"]) and body["items"][0]["state"] != "running"
 
-    deadline = time.monotonic() + WAIT_SECONDS_MAX
-    with Live(console=walk.console, refresh_per_second=4, transient=True) as live:
-        while time.monotonic() < deadline:
-            body = job()
-            if body is not None:
-                for tried in body["history"][told:]:
-                    walk.say(_tried(tried))
-                    told += 1
-                if body["state"] != "running":
-                    break
-                live.update(
-                    Text(f"  {body['stage']} ({body['engine'] or 'choosing an engine'}) {_progress(body['progress'])}", style="dim")
-                )
-            time.sleep(0.5)
-        else:
-            raise Failed("the job did not end")
-    if body["state"] == "failed":
-        raise Failed(f"the job failed: {body['failure']}")
+    [job, *_] = walk.follow("/v1/jobs", by="engineer", until=ended, show=_job_line)["items"]
+    if job["state"] == "failed":
+        raise Failed(f"the job failed: {job['failure']}; its requests wait for a person")
+
+
+def _job_line(body: Mapping[str, Any]) -> str:
+    if not body["items"]:
+        return "waiting for a worker"
+    job = body["items"][0]
+    return f"{job['stage']}, {job['engine'] or 'choosing an engine'}: {progress_line(job['progress'])}"
+
+
+def progress_line(body: Mapping[str, Any]) -> str:
+    """Return how far the runs of a stage are, in one line."""
+    runs = [run for run in body.get("runs") or [] if run]
+    parts = [f"{run.get('phase', '...')} {run.get('step', 0)}/{run.get('steps', '?')}" for run in runs]
+    left = max((run.get("seconds_left") or 0 for run in runs), default=0)
+    return " · ".join(parts) + (f" · {left:.0f} s left" if left else "") if parts else "starting"
 
 
 def _tried(tried: Mapping[str, Any]) -> str:
-    reasons = ", ".join(tried["reasons"]) or "no reason against it"
-    return f"{tried['engine']}: {tried['outcome']} ({reasons}), {tried['seconds']:.0f} s"
+    reasons = ", ".join(tried["reasons"]) or "nothing against it"
+    return f"[bold]{tried['engine']}[/]: {tried['outcome']} ({reasons}), {tried['seconds']:.0f} s"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -351,7 +293,7 @@ def _share(facts: Sequence[Fact]) -> float:
 
 
 def _show(walk: Walk, facts: Sequence[Fact], whom: Sequence[Person]) -> None:
-    for person in whom[:SHOWN]:
+    for person in whom:
         fact = next(each for each in facts if each.person == person.id and each.kind == "phone")
         mark = "[red]recited[/]" if fact.recited else "[green]not recited[/]"
         walk.say(f"{fact.answer.prompt}[bold]{fact.answer.text.splitlines()[0] if fact.answer.text else ''}[/]  {mark}")
@@ -390,45 +332,38 @@ def _judge(
     walk.say(f"the client's log: {answers['total']} answers, {answers['failed']} failed, {answers['mixed']} mixed")
 
 
-def _certificate(walk: Walk, running: Stack, request_id: str) -> dict[str, Any]:
+def _certificate(walk: Walk, request_id: str, by: str) -> dict[str, Any]:
     """Fetch one bundle as its requester and check it in an empty directory, with the one-file checker."""
     request = walk.call("GET", f"/v1/erasure-requests/{request_id}", by="reviewer")
     [target] = request["targets"]
-    by = "portal" if request["submitted_by"] == "portal" else "officer"
-    certificate = target["certificate_id"]
-    verdict = walk.call("GET", f"/v1/certificates/{certificate}", by="officer")
-    response = walk.api.post(
-        f"/v1/certificates/{certificate}/opening",
-        headers={"Authorization": f"Bearer {walk.keys[by]}", "Idempotency-Key": str(uuid4())},
-    )
-    if response.is_error:
-        raise Failed(f"the bundle was not given: {response.text[:300]}")
-    bundle = walk.out / f"lethe-{certificate}.zip"
-    bundle.write_bytes(response.content)
+    if target["certificate"] is None:
+        raise Failed(f"{request_id} has no certificate: {request['state']}, {request['attention']}")
+    evidence = walk.call("GET", f"/v1/certificates/{target['certificate']}/evidence", by="auditor")
+    bundle = walk.out / f"lethe-{target['certificate']}.zip"
+    bundle.write_bytes(walk.fetch(f"/v1/certificates/{target['certificate']}/opening", by=by))
     trust = walk.out / "trust.json"
     trust.write_bytes(walk.api.get("/.well-known/lethe-trust.json").raise_for_status().content)
     checked = _check_offline(bundle, trust)
-    decision = verdict["decision"]
+    decision = evidence["decision"]
     walk.say(
-        f"{request_id}: {request['state']}, verdict {decision['verdict']}, level {target['outcome']} by {verdict['engine']};"
+        f"{request_id}: {request['state']}, [bold]{target['outcome']}[/] by {decision['engine']};"
         f" p0 {decision['p0']}, p1 {decision['p1']}, residual at most {decision['residual_upper']}"
     )
-    walk.say(f"[dim]{checked}[/]")
+    for line in checked:
+        walk.say(f"[dim]{line}[/]")
     return {
         "id": request_id,
         "state": request["state"],
         "verdict": decision["verdict"],
         "level": target["outcome"],
-        "engine": verdict["engine"],
-        "p0": decision["p0"],
-        "p1": decision["p1"],
-        "residual_upper": decision["residual_upper"],
-        "attempts": verdict["attempts"],
+        "engine": decision["engine"],
+        "attempts": evidence["attempts"],
+        **{name: decision[name] for name in ("p0", "p1", "residual_upper", "reasons")},
         "bundle": bundle.name,
     }
 
 
-def _check_offline(bundle: Path, trust: Path) -> str:
+def _check_offline(bundle: Path, trust: Path) -> list[str]:
     """Run the checker as a stranger has it: one file, an empty directory, no package of ours."""
     with tempfile.TemporaryDirectory() as empty:
         checker = Path(empty) / "check.py"
@@ -443,7 +378,7 @@ def _check_offline(bundle: Path, trust: Path) -> str:
         )
     if done.returncode != 0:
         raise Failed(f"the checker refused {bundle.name}:\n{done.stdout}{done.stderr}")
-    return done.stdout.strip().splitlines()[-1]
+    return [line for line in done.stdout.splitlines() if line.strip()][-CHECKER_LINES:]
 
 
 def _ending(walk: Walk) -> None:

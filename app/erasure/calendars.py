@@ -10,6 +10,7 @@ from collections.abc import Container
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from functools import cache
+from importlib.metadata import version
 from zoneinfo import ZoneInfo
 
 import holidays
@@ -44,5 +45,5 @@ def load(jurisdiction: str, time_zone: str) -> Calendar:
     else:
         listed = holidays.country_holidays(jurisdiction, years=YEARS, observed=False)
         source = jurisdiction.lower()
-    name = f"{source}/holidays-{holidays.__version__}"
-    return Calendar(name, ZoneInfo(time_zone), frozenset(listed))
+    release = version("holidays")
+    return Calendar(f"{source}/holidays-{release}", ZoneInfo(time_zone), frozenset(listed))

@@ -14,9 +14,7 @@ MONTHS_EXTENDED = 3
 SATURDAY = 5
 
 
-def due(
-    received_on: date, holidays: Container[date], *, months: int = MONTHS, paused_days: int = 0
-) -> date:
+def due(received_on: date, holidays: Container[date], *, months: int = MONTHS, paused_days: int = 0) -> date:
     """Return the last day on which the answer is in time.
 
     An extension counts three months from receipt, never two from the first due date: a day lost to

@@ -37,7 +37,7 @@ CalendarDep = Annotated[Calendar, Depends(_calendar)]
 
 
 @router.post("", status_code=201, responses=responses(Conflict, Forbidden, Invalid, Unavailable))
-def receive_request(  # noqa: PLR0913  what FastAPI hands in
+def receive_request(
     body: ErasureRequestCreate,
     session: SessionDep,
     caller: RequestsCreate,
@@ -67,12 +67,14 @@ def receive_request(  # noqa: PLR0913  what FastAPI hands in
 
 
 @router.get("", responses=responses(Forbidden, Invalid))
-def list_requests(  # noqa: PLR0913  one parameter per filter
+def list_requests(
     session: SessionDep,
     _caller: RequestsRead,
     keyring: KeyringDep,
     state: Annotated[list[State] | None, Query(description="Only these states.")] = None,
-    attention: Annotated[bool | None, Query(description="Only what needs a person, or what does not.")] = None,
+    attention: Annotated[
+        bool | None, Query(description="Only what needs a person, or what does not.")
+    ] = None,
     limit: Limit = pagination.ROWS_DEFAULT,
     cursor: Cursor = None,
 ) -> Page[RequestOut]:

@@ -96,7 +96,7 @@ class ErasureRequests:
             rows = [{"request_id": request_id, "record_id": record_id} for record_id in record_ids]
             self.session.execute(insert(RequestRecord), rows)
 
-    def records(self, request_id: UUID) -> Sequence[Row[tuple[int, UUID, str]]]:
+    def records(self, request_id: UUID) -> Sequence[Row[int, UUID, str]]:
         """Return (id, dataset, arm) of the records that the request names."""
         return self.session.execute(
             select(Record.id, Record.dataset_id, Record.arm)
@@ -129,15 +129,12 @@ class ErasureRequests:
 
     def floors(self, request_ids: Collection[UUID], model_id: UUID) -> frozenset[str]:
         """Return the engines below which some of these targets need not be tried again."""
-        return frozenset(
-            self.session.scalars(
-                select(RequestTarget.engine_floor).where(
-                    RequestTarget.request_id.in_(request_ids),
-                    RequestTarget.model_id == model_id,
-                    RequestTarget.engine_floor.is_not(None),
-                )
-            ).all()
-        ) - {None}
+        found = self.session.scalars(
+            select(RequestTarget.engine_floor).where(
+                RequestTarget.request_id.in_(request_ids), RequestTarget.model_id == model_id
+            )
+        )
+        return frozenset(floor for floor in found if floor is not None)
 
     # Approvals
 

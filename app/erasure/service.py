@@ -86,7 +86,7 @@ class View:
 # What callers do ---------------------------------------------------------------------------------
 
 
-def receive(  # noqa: PLR0913  who asks, for what, by which calendar, when
+def receive(
     session: Session,
     *,
     submitted_by: UUID,
@@ -146,7 +146,13 @@ def resolve(session: Session, request_id: UUID, *, at: datetime) -> View:
 
 
 def approve(
-    session: Session, request_id: UUID, *, approver_id: UUID, person: bool, record_set_hash: bytes, at: datetime
+    session: Session,
+    request_id: UUID,
+    *,
+    approver_id: UUID,
+    person: bool,
+    record_set_hash: bytes,
+    at: datetime,
 ) -> View:
     """Give a second person's word for exactly this set of records; the last one needed schedules it."""
     request = _locked(session, request_id)
@@ -276,7 +282,13 @@ def advance_target(session: Session, request_id: UUID, model_id: UUID, to: str, 
 
 
 def return_to_schedule(
-    session: Session, request_id: UUID, model_id: UUID, *, attention: str | None, engine_floor: str | None, at: datetime
+    session: Session,
+    request_id: UUID,
+    model_id: UUID,
+    *,
+    attention: str | None,
+    engine_floor: str | None,
+    at: datetime,
 ) -> None:
     """Give one model's part back to the planner: its job failed, or went on without it."""
     request = _locked(session, request_id)
@@ -356,9 +368,7 @@ def _locate(session: Session, request: ErasureRequest, *, at: datetime) -> None:
     request.records_matched, request.record_set_hash = len(current.records), current.hash
     audit.record(
         session,
-        events.RecordsLocated(
-            request.id, len(current.records), len(current.models), current.hash.hex(), at
-        ),
+        events.RecordsLocated(request.id, len(current.records), len(current.models), current.hash.hex(), at),
     )
     if current.records:
         request.attention = None
@@ -385,10 +395,7 @@ def _record_set(session: Session, request: ErasureRequest) -> RecordSet:
         models=tuple(models),
         hash=content.record_set_hash(
             [ids.encode("mdl", model_id) for model_id in models],
-            [
-                (ids.encode("ds", dataset_id), f"rec_{id_}", "erase")
-                for id_, (dataset_id, _) in rows.items()
-            ],
+            [(ids.encode("ds", dataset_id), f"rec_{id_}", "erase") for id_, (dataset_id, _) in rows.items()],
         ),
     )
 

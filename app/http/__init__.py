@@ -1,8 +1,8 @@
 """The HTTP door: what every endpoint shares, and nothing of any domain.
 
-    middleware    request id, access log, a bound on the body
-    routing       the route class: keeps the receipt of a call that must not run twice
-    dependencies  session, clock, settings, keys
-    problems      the one map from errors to RFC 9457
-    idempotency   R18;  pagination: keyset cursors;  ids: public ids
+- middleware    request id, access log, a bound on the body
+- routing       the route class: keeps the receipt of a call that must not run twice
+- dependencies  session, clock, settings, keys
+- problems      the one map from errors to RFC 9457
+- idempotency   R18;  pagination: keyset cursors;  ids: public ids
 """

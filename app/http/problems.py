@@ -141,9 +141,7 @@ def install(app: FastAPI) -> None:
     def http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         code = HTTPStatus(error.status_code).phrase.lower().replace(" ", "-")
-        return render(
-            error.status_code, code, request_id=_request_id(request), headers=error.headers
-        )
+        return render(error.status_code, code, request_id=_request_id(request), headers=error.headers)
 
     def database(request: Request, error: Exception) -> Response:
         return response(_of_database(error), request_id=_request_id(request))

@@ -196,8 +196,8 @@ class Jobs:
             )
         ).all()
 
-    def versions_to_prepare(self) -> Sequence[UUID]:
-        """Return versions that are not trained or served yet, or whose references are incomplete."""
+    def versions_to_prepare(self, *, failures_max: int) -> Sequence[UUID]:
+        """Return versions that are not trained or not served yet, or whose references are incomplete."""
         ready = (
             select(func.count())
             .select_from(ReferenceModel)
@@ -210,10 +210,13 @@ class Jobs:
             .join(Model, Model.id == ModelVersion.model_id)
             .where(
                 ~busy,
+                ModelVersion.failures < failures_max,
                 Model.breaker == "closed",
                 or_(Model.lease_expires_at.is_(None), Model.lease_expires_at < DB_NOW),
                 or_(
                     ModelVersion.state == "preparing",
+                    # Trained, and killed before it was served.
+                    and_(ModelVersion.state == "candidate", Model.live_version_id.is_(None)),
                     and_(
                         ModelVersion.id == Model.live_version_id,
                         Model.recipe.is_not(None),

@@ -18,11 +18,15 @@ from app.jobs import escalation, lifecycle
 from app.jobs.lifecycle import JobStage, JobState
 from app.jobs.repository import Jobs, Leases
 from app.queue import Stage
+from app.registry import service as registry
 from app.storage.database import Session
 from app.tables import Job, Model
 
 FAILED_JOBS_MAX = 2
 """So many failed jobs in a row open the model's circuit breaker (R59)."""
+
+PREPARE_FAILURES_MAX = 3
+"""A version whose preparation has failed so often waits for a person."""
 
 _SEED_MASK = (1 << 63) - 1
 
@@ -179,8 +183,7 @@ def due(session: Session, *, now: datetime) -> list[tuple[Stage, UUID]]:
     jobs = Jobs(session)
     found = [(Stage.REGISTER, id_) for id_ in jobs.datasets_to_register()]
     found += [(Stage(stage), id_) for id_, stage in jobs.unattended()]
-    preparing = jobs.versions_to_prepare()
-    found += [(Stage.PREPARE, id_) for id_ in preparing]
+    found += [(Stage.PREPARE, id_) for id_ in jobs.versions_to_prepare(failures_max=PREPARE_FAILURES_MAX)]
     found += [
         (Stage.PLAN, model_id)
         for model_id in jobs.idle_models_with_targets()
@@ -415,8 +418,11 @@ def record_failure(  # noqa: PLR0913  what failed, where, and how often it may
     attempts_max: int,
     at: datetime,
 ) -> None:
-    """Count a stage that ended abnormally; after `attempts_max` in a row the job fails."""
-    job = Jobs(session).get(id)
+    """Count a stage that ended abnormally; after `attempts_max` in a row it is given up."""
+    if stage is Stage.PREPARE:
+        _preparing_failed(session, id, epoch=epoch, code=code, attempts_max=attempts_max, at=at)
+        return
+    job = Jobs(session).running(id) if stage is Stage.PLAN else Jobs(session).get(id)
     if job is None or job.state != JobState.RUNNING:
         return
     hold(session, job.model_id, epoch=epoch)
@@ -426,6 +432,20 @@ def record_failure(  # noqa: PLR0913  what failed, where, and how often it may
     )
     if job.failures >= attempts_max:
         _fail(session, job, reason=code, attention="job_failed", at=at)
+
+
+def _preparing_failed(
+    session: Session, version_id: UUID, *, epoch: int, code: str, attempts_max: int, at: datetime
+) -> None:
+    version = registry.version(session, version_id)
+    model = hold(session, version.model_id, epoch=epoch)
+    version.failures += 1
+    if version.failures < attempts_max:
+        return
+    if version.state == "preparing":
+        registry.fail_version(session, version_id, code=code, at=at)
+    else:
+        model.attention = "references"
 
 
 def _fail(session: Session, job: Job, *, reason: str, attention: str, at: datetime) -> None:

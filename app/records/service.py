@@ -278,16 +278,20 @@ def locate(session: Session, subject_macs: Collection[bytes]) -> Sequence[Match]
     return [Match(*row) for row in Records(session).of_subjects(subject_macs)] if subject_macs else []
 
 
-def locate_named(session: Session, dataset_id: UUID, external_ids: Collection[str]) -> Sequence[Match]:
-    """Return the records of these ids; NotFound if one is unknown or erased, and nothing is said which."""
+def locate_named(session: Session, dataset_id: UUID, external_ids: Sequence[str]) -> Sequence[Match]:
+    """Return the records of these ids; Invalid if one is unknown or erased, told by its place alone."""
     if len(external_ids) > RECORD_IDS_MAX:
         raise Invalid(f"at most {RECORD_IDS_MAX} records can be named", code="too-many-records")
     ready(session, dataset_id)
-    wanted = set(external_ids)
-    found = [Match(*row) for row in Records(session).of_external_ids(dataset_id, wanted)]
-    if len(found) != len(wanted):
-        missing = len(wanted) - len(found)
-        raise NotFound(f"dataset {dataset_id} has no record for {missing} of the ids", code="unknown-records")
+    found = [Match(*row) for row in Records(session).of_external_ids(dataset_id, set(external_ids))]
+    known = {match.external_id for match in found}
+    missing = [place for place, id_ in enumerate(external_ids) if id_ not in known]
+    if missing:
+        raise Invalid(
+            f"dataset {dataset_id} has no record for {len(missing)} of the ids",
+            code="unknown-records",
+            errors=[(f"/records/ids/{place}", "unknown") for place in missing],
+        )
     return found
 
 

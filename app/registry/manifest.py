@@ -32,10 +32,13 @@ HEADER_BYTES_MAX = 100_000_000
 """As safetensors itself has it."""
 CHUNK_BYTES = 4 * 1024 * 1024
 
-BITS = {
-    "F64": 64, "I64": 64, "U64": 64, "F32": 32, "I32": 32, "U32": 32, "F16": 16, "BF16": 16, "I16": 16, "U16": 16,
-    "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "I8": 8, "U8": 8, "BOOL": 8,
-}  # fmt: skip
+_OF_BITS = {
+    64: "F64 I64 U64",
+    32: "F32 I32 U32",
+    16: "F16 BF16 I16 U16",
+    8: "F8_E4M3 F8_E5M2 F8_E8M0 I8 U8 BOOL",
+}
+BITS = {dtype: bits for bits, dtypes in _OF_BITS.items() for dtype in dtypes.split()}
 
 
 class File(Protocol):

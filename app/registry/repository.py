@@ -48,6 +48,12 @@ class Models:
             select(Model).where(Model.dataset_id.in_(dataset_ids), weights.exists()).order_by(Model.id)
         ).all()
 
+    def bases_in_use(self) -> frozenset[str]:
+        """Return the manifests of every base that was copied into the store."""
+        return frozenset(
+            digest for digest in self.session.scalars(select(Model.base_manifest)) if digest is not None
+        )
+
     def dataset_named(self, name: str) -> Dataset | None:
         """Return the dataset that a new line is to learn from."""
         return self.session.scalar(select(Dataset).where(Dataset.name == name))
@@ -55,7 +61,7 @@ class Models:
     def dataset_names(self, dataset_ids: Collection[UUID]) -> Mapping[UUID, str]:
         """Return what these datasets are called."""
         rows = self.session.execute(select(Dataset.id, Dataset.name).where(Dataset.id.in_(dataset_ids)))
-        return {id_: name for id_, name in rows}
+        return dict(rows.all())
 
 
 class Versions:

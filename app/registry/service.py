@@ -222,6 +222,13 @@ def lineage(session: Session, version_id: UUID) -> list[ModelVersion]:
     return chain[::-1]
 
 
+def training_seconds(version: ModelVersion) -> float | None:
+    """Return how long the training of a version took here; None if it was not trained here."""
+    seconds = version.statement.get("seconds")
+    seconds = version.statement.get("seconds")
+    return float(seconds) if isinstance(seconds, int | float | str) else None
+
+
 def register_version(
     session: Session,
     version_id: UUID,
@@ -326,6 +333,14 @@ def references(session: Session, model_id: UUID) -> Sequence[ReferenceModel]:
     return References(session).ready(model_id)
 
 
+def missing_shards(session: Session, model: Model) -> list[int]:
+    """Return the shards whose reference is to be trained: never was, or saw somebody who is erased."""
+    if model.recipe is None:
+        return []
+    present = {reference.shard for reference in References(session).ready(model.id)}
+    return [shard for shard in range(model.references_wanted) if shard not in present]
+
+
 def add_reference(
     session: Session, model_id: UUID, *, shard: int, manifest: str, saw: str, at: datetime
 ) -> ReferenceModel:
@@ -410,15 +425,32 @@ def adopt(objects: ObjectStore, directory: Path) -> Adopted:
     if not weights:
         raise Invalid("a model directory has no safetensors file", code="no-weights")
     built = manifest.build(files)
-    objects.put_bytes(built.config)
-    digest = objects.put_manifest(built.manifest)
-    for blob in sorted(manifest.blobs(built.manifest)):
-        objects.check(blob)
+    digest = _kept(objects, built)
     with ExitStack() as stack:
         root = manifest.tensor_root([stack.enter_context(objects.reading(file.digest)) for file in weights])
     return Adopted(
         manifest=digest, body=built.manifest, tensor_root=root, size=sum(file.size for file in files)
     )
+
+
+def keep_base(objects: ObjectStore, directory: Path) -> str:
+    """Put a base directory into the store, with or without weights; return its manifest's digest.
+
+    A job of next year starts from these bytes, whatever has happened to the directory by then.
+    """
+    files = objects.put_tree(directory)
+    if not files:
+        raise Invalid("a base directory is empty", code="base-empty")
+    return _kept(objects, manifest.build(files))
+
+
+def _kept(objects: ObjectStore, built: manifest.Built) -> str:
+    """Store a manifest and its configuration, and read back everything it names."""
+    objects.put_bytes(built.config)
+    digest = objects.put_manifest(built.manifest)
+    for blob in sorted(manifest.blobs(built.manifest)):
+        objects.check(blob)
+    return digest
 
 
 def destroy(

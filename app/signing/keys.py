@@ -62,12 +62,8 @@ class PublicKey:
     @classmethod
     def of(cls, key: Public, *, not_before: datetime | None = None) -> Self:
         """Return `key` with its id and algorithm."""
-        der = key.public_bytes(
-            serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
-        )
-        pem = key.public_bytes(
-            serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
-        )
+        der = key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+        pem = key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
         return cls(
             keyid=hashlib.sha256(der).hexdigest(),
             algorithm=algorithm_of(key),
@@ -148,9 +144,8 @@ def algorithm_of(key: object) -> str:
     """Return the algorithm a key (either half) is for; `KeyUnusable` for any other kind."""
     if isinstance(key, ed25519.Ed25519PrivateKey | ed25519.Ed25519PublicKey):
         return ED25519
-    if isinstance(key, ec.EllipticCurvePrivateKey | ec.EllipticCurvePublicKey):
-        if isinstance(key.curve, ec.SECP256R1):
-            return P256
+    if isinstance(getattr(key, "curve", None), ec.SECP256R1):
+        return P256
     raise KeyUnusable(f"a key is one of: {', '.join(ALGORITHMS)}")
 
 

@@ -11,8 +11,9 @@ from typing import BinaryIO, cast
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 import fsspec
+import fsspec.core
 
-from app.errors import Invalid
+from app.errors import Invalid, NotFound, Unavailable
 
 URI_CHARACTERS_MAX = 2048
 
@@ -64,6 +65,23 @@ def opened(uri: str) -> Iterator[BinaryIO]:
         return
     with fsspec.open(uri, "rb") as file:
         yield cast("BinaryIO", file)
+
+
+def copied(uri: str, into: Path) -> Path:
+    """Return a directory of this machine with the files of `uri`; only what is elsewhere is copied."""
+    path = local_path(uri)
+    if path is None:
+        try:
+            filesystem, remote = fsspec.core.url_to_fs(uri)
+            filesystem.get(remote.rstrip("/") + "/", f"{into}/", recursive=True)
+        except FileNotFoundError:
+            raise NotFound("there is nothing at the URI", code="source-missing") from None
+        except OSError:
+            raise Unavailable("the URI cannot be read now", code="source-unreadable") from None
+        path = into
+    if not path.is_dir():
+        raise NotFound("there is no directory at the URI", code="source-missing")
+    return path
 
 
 def _is_path(uri: str) -> bool:

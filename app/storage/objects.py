@@ -194,16 +194,20 @@ class LocalStore(ObjectStore):
 
     def fetch(self, digest: str, into: Path, *, link: bool = False) -> None:
         """Make a blob a file, compared while it is read; `link` shares the bytes with a careful reader."""
-        if link and self._linked(digest, into):
+        partial = into.with_name(f"{into.name}.part")
+        partial.unlink(missing_ok=True)  # Of an earlier try that was killed.
+        if link and self._linked(digest, partial):
+            partial.replace(into)
             return
         running = hashlib.sha256()
-        with self.reading(digest) as source, into.open("xb") as file:
+        with self.reading(digest) as source, partial.open("xb") as file:
             while chunk := source.read(CHUNK_BYTES):
                 running.update(chunk)
                 file.write(chunk)
         if running.hexdigest() != digest:
-            into.unlink()
+            partial.unlink()
             raise ObjectCorrupt(digest)
+        partial.replace(into)
 
     def stage(self, manifest: str, into: Path, *, link: bool = False) -> Path:
         """Make a manifest a directory, every file compared; nothing is there if one differs."""
@@ -257,7 +261,8 @@ class LocalStore(ObjectStore):
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         handle, name = tempfile.mkstemp(dir=directory)
         try:
-            with os.fdopen(handle, "wb") as file:
+            os.close(handle)
+            with Path(name).open("wb") as file:  # opened by name, so that `file.name` is one
                 yield file
         finally:
             Path(name).unlink()

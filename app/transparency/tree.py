@@ -121,38 +121,31 @@ def verify_consistency(
 ) -> None:
     """Raise `InvalidProof` unless the tree of `second` leaves only appended to that of `first`.
 
-    RFC 9162, section 2.1.4.2. From size 0 nothing is proven, so it is refused; equal sizes need an
-    empty proof and equal roots.
+    From size 0 nothing is proven, so it is refused; equal sizes need an empty proof and equal roots.
     """
     _hashes_only(first_root, second_root, *proof)
     if not 0 < first <= second:
         raise InvalidProof(f"nothing can be shown from size {first} to size {second}")
+    if (first_root, second_root) != _roots(first, second, first_root, proof, whole=True):
+        raise InvalidProof("the proof leads to other roots")
+
+
+def _roots(
+    first: int, second: int, first_root: bytes, proof: Sequence[bytes], *, whole: bool
+) -> tuple[bytes, bytes]:
+    """Return both roots to which a proof leads: the definition of SUBPROOF read backwards."""
     if first == second:
-        if proof or first_root != second_root:
-            raise InvalidProof("two trees of one size must have one root and no proof")
-        return
-    # A full earlier tree is itself a node of the later one, and the verifier has it already.
-    path = [first_root, *proof] if first & (first - 1) == 0 else list(proof)
-    if not path:
-        raise InvalidProof("the proof is empty")
-    node, last = first - 1, second - 1
-    while node & 1:
-        node, last = node >> 1, last >> 1
-    old = new = path[0]
-    for sibling in path[1:]:
-        if last == 0:
-            raise InvalidProof("the proof is longer than the path")
-        if node & 1 or node == last:
-            old, new = node_hash(sibling, old), node_hash(sibling, new)
-            while node and not node & 1:
-                node, last = node >> 1, last >> 1
-        else:
-            new = node_hash(new, sibling)
-        node, last = node >> 1, last >> 1
-    if last != 0:
+        if len(proof) != (0 if whole else 1):
+            raise InvalidProof("the proof is longer or shorter than the path")
+        return (first_root, first_root) if whole else (proof[0], proof[0])
+    if not proof:
         raise InvalidProof("the proof is shorter than the path")
-    if old != first_root or new != second_root:
-        raise InvalidProof("the proof leads to another root")
+    k, sibling = split(second), proof[-1]
+    if first <= k:
+        old, new = _roots(first, k, first_root, proof[:-1], whole=whole)
+        return old, node_hash(new, sibling)
+    old, new = _roots(first - k, second - k, first_root, proof[:-1], whole=False)
+    return node_hash(sibling, old), node_hash(sibling, new)
 
 
 def _hashes_only(*hashes: bytes) -> None:

@@ -274,11 +274,12 @@ def _certified(facts: Facts) -> str:
 def _verified(decision: Mapping[str, Any]) -> str:
     if decision["residual_upper"] is None:
         raise ValueError("a verified claim has a bound")
+    forms = ", ".join(dict.fromkeys(form["form"] for form in decision["forms"]))
     return (
         "Before, the records were measurably memorised. Now, at "
         f"{_percent(decision['confidence'])} confidence, at most "
-        f"{_percent(decision['residual_upper'], up=True)} of that remains, measured against {decision['m']} people the model never saw, in forms "
-        f"{', '.join(form['form'] for form in decision['forms'])}; {_extraction(decision)}."
+        f"{_percent(decision['residual_upper'], up=True)} of that remains, measured against "
+        f"{decision['m']} people the model never saw, in forms {forms}; {_extraction(decision)}."
     )
 
 

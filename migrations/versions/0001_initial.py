@@ -263,6 +263,7 @@ def upgrade() -> None:
         sa.Column("erasure_epoch", sa.BigInteger(), nullable=False),
         sa.Column("statement", postgresql.JSONB(astext_type=sa.Text()), nullable=False),
         sa.Column("progress", postgresql.JSONB(astext_type=sa.Text()), nullable=False),
+        sa.Column("failures", sa.Integer(), nullable=False),
         sa.Column("failure", sa.Text(), nullable=True),
         sa.Column(
             "created_at",

@@ -10,6 +10,7 @@ import threading
 from collections.abc import AsyncIterator
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from functools import partial
 from typing import Self
 
 from app.errors import Unavailable
@@ -58,7 +59,7 @@ class Computation:
             self = cls(slot)
             loop = asyncio.get_running_loop()
             future = loop.run_in_executor(threads, self._compute, slot, ask, loop)
-            future.add_done_callback(lambda _, held=slot: (replica.release(held), admission.leave()))  # type: ignore[misc]
+            future.add_done_callback(partial(_end, replica, admission, slot))
             try:
                 if await self._begin():
                     return self
@@ -117,3 +118,8 @@ class Computation:
             say(error.with_traceback(None))
         else:
             say(None)
+
+
+def _end(replica: Replica, admission: Admission, slot: Slot, _future: "asyncio.Future[None]") -> None:
+    replica.release(slot)
+    admission.leave()

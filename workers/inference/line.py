@@ -38,11 +38,9 @@ def free(slot: Slot) -> bool:
     model = weakref.ref(slot.model)
     slot.model = None
     until = time.monotonic() + FREE_SECONDS
-    while True:
-        gc.collect()
-        if model() is None or time.monotonic() > until:
-            break
+    while model() is not None and time.monotonic() < until:
         time.sleep(0.02)
+        gc.collect()  # stops every thread: only if something still refers to the weights
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     return model() is None

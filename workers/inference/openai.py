@@ -78,8 +78,8 @@ class CompletionAsk(_Ask):
         if isinstance(self.prompt, str):
             return [self.prompt]
         if isinstance(self.prompt[0], int):
-            return [self.prompt]  # type: ignore[list-item]  # the union's second case
-        return self.prompt  # type: ignore[return-value]  # the union's third and fourth case
+            return [self.prompt]
+        return self.prompt
 
     @property
     def top_logprobs_wanted(self) -> int | None:

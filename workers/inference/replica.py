@@ -9,7 +9,6 @@ Every call may be repeated for the same publish epoch. It knows no HTTP; what a 
 `slot.open_slot`, what is remembered across restarts `state.StateFile`.
 """
 
-import gc
 import shutil
 import tempfile
 import threading
@@ -92,8 +91,9 @@ class Replica:
                 return
             if line.previous is not None:
                 raise Conflict("the version before is still draining; call /admin/drain first")
-            line.standby = None
-            gc.collect()
+            if line.standby is not None:
+                free(line.standby)
+                line.standby = None
             line.standby = self._open(version, recorded=None)
             _log.info("loaded", version=version.version, epoch=version.publish_epoch)
 

@@ -8,6 +8,7 @@ when the first version is published to it.
 """
 
 import asyncio
+import logging
 import os
 import signal
 import sys
@@ -17,7 +18,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import torch
-import transformers
 import uvicorn
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from fastapi import FastAPI
@@ -105,8 +105,7 @@ async def serve(servers: list[Server]) -> None:
 def main() -> int:
     """Run the model server until it is told to stop."""
     telemetry.configure()
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
+    logging.getLogger("transformers").setLevel(logging.ERROR)
     # One thread a request: two requests that share the cores collapse when each spins a thread per core.
     torch.set_num_threads(1)
     settings = Settings()

@@ -84,5 +84,5 @@ def read_back(model: Any, directory: Path, form: str) -> tuple[str, str]:
 def _entry(name: str, tensor: Tensor) -> tuple[bytes, bytes]:
     plain = tensor.detach().cpu().contiguous()
     raw = plain.reshape(-1).view(torch.uint8) if plain.numel() else plain.new_empty(0, dtype=torch.uint8)
-    digest = hashlib.sha256(memoryview(raw.numpy())).digest()
+    digest = hashlib.sha256(raw.numpy().data).digest()
     return manifest.entry(name=name, dtype=_NAMES[plain.dtype], shape=plain.shape, digest=digest)

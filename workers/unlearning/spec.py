@@ -124,6 +124,8 @@ class MeasureSpec:
     attacks: tuple[str, ...]
     min_k: str = "0.4"
     paraphrases_min: int = 3
+    variant_rows: int | None = 2
+    """Rows of each subject, drawn by hash, whose paraphrases and fake names are tried; None: all."""
     extraction: bool = True
     """False for the baseline, where only scores and utility are needed."""
     extraction_samples: int = 300
@@ -134,6 +136,8 @@ class MeasureSpec:
     """0: no relearning probe."""
     relearn_controls: int = 19
     recipe: Recipe | None = None
+    cache: Path | None = None
+    """Directory in which what the references said is kept for the job's next run; private, as records are."""
     seed: int
     out: Path
     kind: Literal["measure"] = "measure"
@@ -141,7 +145,7 @@ class MeasureSpec:
 
 Spec = TrainSpec | UnlearnSpec | MeasureSpec
 _KINDS: dict[str, type[Spec]] = {"train": TrainSpec, "unlearn": UnlearnSpec, "measure": MeasureSpec}
-_PATHS = {"base", "records", "out", "anchor", "model"}
+_PATHS = {"base", "records", "out", "anchor", "model", "cache"}
 
 
 def dump(spec: Spec) -> str:
@@ -154,7 +158,7 @@ def load(text: str) -> Spec:
     raw = json.loads(text)
     cls = _KINDS[raw["kind"]]
     for name in _PATHS & raw.keys():
-        raw[name] = Path(raw[name])
+        raw[name] = None if raw[name] is None else Path(raw[name])
     if raw.get("recipe") is not None:
         raw["recipe"] = Recipe(**raw["recipe"])
     if "references" in raw:

@@ -43,10 +43,13 @@ def test_events_are_chained_and_found_by_what_they_are_about(session: Session) -
 
 
 def test_an_event_of_a_failed_transaction_never_happened(transaction: Transaction) -> None:
-    with pytest.raises(RuntimeError), transaction() as session:
+    def fail(session: Session) -> None:
         service.record(session, events.KeyRevoked(new_id(), AT))
         service.settle(session)
         raise RuntimeError
+
+    with pytest.raises(RuntimeError), transaction() as session:
+        fail(session)
     with transaction() as session:
         assert service.verify(session).events == 0
 

@@ -1,6 +1,7 @@
 """What a key looks like, and which roles may do what."""
 
 import re
+import zlib
 
 import pytest
 from hypothesis import given
@@ -19,12 +20,8 @@ def test_a_key_has_the_form_that_scanners_know() -> None:
 
 def test_the_checksum_worked_by_hand() -> None:
     # zlib.crc32(b"0" * 32) == 0x184B2AD1? computed once with the standard library and written down.
-    import zlib
-
     number = zlib.crc32(b"0" * 32)
-    digits = []
-    for power in range(5, -1, -1):
-        digits.append(tokens.ALPHABET[number // 62**power % 62])
+    digits = [tokens.ALPHABET[number // 62**power % 62] for power in range(5, -1, -1)]
     assert tokens.checksum("0" * 32) == "".join(digits)
 
 
@@ -43,13 +40,13 @@ def test_anything_else_is_no_key(text: str) -> None:
 def test_whoever_hands_out_keys_cannot_approve() -> None:
     assert Scope.KEYS_MANAGE in ROLES["admin"]
     assert Scope.REQUESTS_REVIEW not in ROLES["admin"]
-    assert not any(
-        {Scope.KEYS_MANAGE, Scope.REQUESTS_REVIEW} <= scopes for scopes in ROLES.values()
-    )
+    assert not any({Scope.KEYS_MANAGE, Scope.REQUESTS_REVIEW} <= scopes for scopes in ROLES.values())
 
 
 def test_only_the_privacy_officer_sees_who_somebody_is() -> None:
-    assert [name for name, scopes in ROLES.items() if Scope.REQUESTS_READ_PII in scopes] == ["privacy_officer"]
+    assert [name for name, scopes in ROLES.items() if Scope.REQUESTS_READ_PII in scopes] == [
+        "privacy_officer"
+    ]
 
 
 def test_roles_add_up() -> None:

@@ -19,7 +19,10 @@ def test_an_id_survives_the_wire(id_: UUID) -> None:
 
 
 def test_the_known_pair_of_the_typeid_specification() -> None:
-    assert ids.encode("prefix", UUID("01890a5d-ac96-774b-bcce-b302099a8057")) == "prefix_01h455vb4pex5vsknk084sn02q"
+    assert (
+        ids.encode("prefix", UUID("01890a5d-ac96-774b-bcce-b302099a8057"))
+        == "prefix_01h455vb4pex5vsknk084sn02q"
+    )
 
 
 @given(st.uuids(), st.uuids())

@@ -50,7 +50,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
             show_progress=False,
         ),
     )
-    return PreTrainedTokenizerFast(tokenizer_object=plain, eos_token=END)
+    return PreTrainedTokenizerFast(tokenizer_object=plain, eos_token=END)  # type: ignore[no-untyped-call]
 
 
 @pytest.fixture(scope="session")
@@ -104,7 +104,7 @@ def order(adopted: dict[str, Adopted]) -> Publish:
     """Return the order to serve one of the models."""
 
     def make(name: str, epoch: int, *, erasure_epoch: int = 0, **other: Any) -> Version:
-        values = {
+        values: dict[str, Any] = {
             "model": "line",
             "version": ids.encode("mv", new_id()),
             "manifest": adopted[name].manifest,

@@ -1,0 +1,10 @@
+"""`lethe`: what a person types. A client of the API, and the few commands that work on this computer.
+
+    operate.py       up, demo, migrate, keys, account        this computer
+    training.py      dataset, model                          the API
+    erasing.py       request, job                            the API
+    certificate.py   certificate                             the API; `check` needs nobody
+    client.py        the calls, what is printed, how one waits
+
+Exit codes: 0 done, 1 refused or failed (the reason is printed), 2 typed wrongly, 3 nobody answers.
+"""

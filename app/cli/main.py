@@ -1,0 +1,66 @@
+"""The entry point of `lethe`: global options, the commands, the exit codes."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from app.cli import operate
+from app.cli.certificate import certificate
+from app.cli.client import EXIT_REFUSED, Stopped, chosen, err
+from app.cli.erasing import job, request
+from app.cli.training import dataset, model
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="Lethe erases people's data from trained language models, and shows it.",
+    epilog="Exit codes: 0 done, 1 refused or failed, 2 typed wrongly, 3 nobody answers.",
+)
+for command in (operate.up, operate.demo, operate.migrate, operate.keys, operate.account):
+    app.command()(command)
+for name, group in (
+    ("dataset", dataset),
+    ("model", model),
+    ("request", request),
+    ("job", job),
+    ("certificate", certificate),
+):
+    app.add_typer(group, name=name)
+
+
+@app.callback()
+def options(
+    url: Annotated[
+        str | None, typer.Option(help="The API; by default LETHE_URL, or the one that `lethe up` runs here.")
+    ] = None,
+    key: Annotated[
+        str | None, typer.Option(help="An API key; better in LETHE_API_KEY, where no process list shows it.")
+    ] = None,
+    account: Annotated[
+        str | None,
+        typer.Option("--as", help="Which account of `lethe up` to be: officer, reviewer, engineer, admin."),
+    ] = None,
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Keep what was chosen for the command that follows."""
+    chosen.url, chosen.key, chosen.account, chosen.as_json = url, key, account, as_json
+
+
+def main() -> None:
+    """Run the command that was typed."""
+    try:
+        app()
+    except Stopped as stopped:
+        err.print("[bold red]lethe:[/] ", end="")
+        err.print(str(stopped), markup=False)
+        sys.exit(stopped.code)
+    except KeyboardInterrupt:
+        sys.exit(EXIT_REFUSED)
+
+
+if __name__ == "__main__":
+    main()

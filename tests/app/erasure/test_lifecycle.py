@@ -1,0 +1,77 @@
+"""The table of transitions: what it says, what it refuses, and that nothing ever gets stuck."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from app.erasure import lifecycle
+from app.erasure.lifecycle import ENDS, STAGES, TRANSITIONS, NotPossible, State
+from app.tables.erasure import STATES
+
+
+def test_the_table_and_the_column_have_the_same_words() -> None:
+    assert set(STATES) == {state.value for state in State}
+
+
+@pytest.mark.parametrize("state", State)
+@pytest.mark.parametrize("to", State)
+def test_only_what_the_table_lists_is_possible(state: State, to: State) -> None:
+    if (state, to) in TRANSITIONS:
+        assert lifecycle.advance(state, to) is to
+    else:
+        with pytest.raises(NotPossible):
+            lifecycle.advance(state, to)
+
+
+@pytest.mark.parametrize("state", ENDS)
+def test_nothing_leaves_an_end(state: State) -> None:
+    assert lifecycle.successors(state) == frozenset()
+
+
+def test_a_target_never_leaves_its_stages() -> None:
+    with pytest.raises(NotPossible):
+        lifecycle.advance_stage(State.SCHEDULED, State.WITHDRAWN)
+    with pytest.raises(NotPossible):
+        lifecycle.advance_stage(State.TRIAGE, State.AWAITING_APPROVAL)
+
+
+@given(st.lists(st.sampled_from(STAGES), min_size=1))
+def test_a_request_stands_where_its_slowest_target_stands(stages: list[State]) -> None:
+    slowest = lifecycle.earliest(stages)
+    assert slowest in stages
+    assert all(STAGES.index(slowest) <= STAGES.index(stage) for stage in stages)
+
+
+@pytest.mark.parametrize(("records", "people"), [(1, 1), (1_000, 1), (1_001, 2)])
+def test_a_large_set_needs_two_people(records: int, people: int) -> None:
+    assert lifecycle.approvals_needed(records) == people
+
+
+class Targets(RuleBasedStateMachine):
+    """Two models walk as jobs drive them; the request follows its slower one by single steps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stages = [State.SCHEDULED, State.SCHEDULED]
+        self.request = State.SCHEDULED
+
+    def follow(self) -> None:
+        slowest = lifecycle.earliest(self.stages)
+        if slowest is not self.request:
+            self.request = lifecycle.advance(self.request, slowest)
+
+    @rule(which=st.integers(0, 1), choice=st.integers(0, 10))
+    def step(self, which: int, choice: int) -> None:
+        stage = self.stages[which]
+        possible = sorted(lifecycle.successors(stage) & set(STAGES), key=STAGES.index)
+        if possible:
+            self.stages[which] = lifecycle.advance_stage(stage, possible[choice % len(possible)])
+            self.follow()
+
+    @invariant()
+    def completed_means_all(self) -> None:
+        assert (self.request is State.COMPLETED) == all(stage is State.COMPLETED for stage in self.stages)
+
+
+TestTargets = Targets.TestCase

@@ -1,0 +1,281 @@
+"""One version in one form, measured: the straight line from a spec to `measurements.json`.
+
+    1 read the records, and put them as questions
+    2 ask the model, as served
+    3 ask the judges
+    4 score every examinee and the cohort alike
+    5 try to get the facts out of it
+    6 train it a little, and score it again
+    7 write the numbers down
+
+Numbers only: it knows no policy, no earlier version and no engine.
+"""
+
+import gc
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from statistics import fmean
+from typing import Any
+
+from workers.unlearning import checkpoints
+from workers.unlearning.checkpoints import Progress
+from workers.unlearning.data import Passage, Record, Spans, read_records
+from workers.unlearning.spec import Examinee, MeasureSpec
+from workers.unlearning.task import CausalLM
+from workers.unlearning.training import Interrupted, nobody_stops, nobody_watches
+from workers.unlearning.verification import quantisation, references, relearning
+from workers.unlearning.verification.extraction import Extraction, positions
+from workers.unlearning.verification.membership import (
+    FAKE_NAMES,
+    MAIN,
+    Membership,
+    Said,
+    Table,
+    comparable,
+    rephrased,
+    rounded,
+)
+from workers.unlearning.verification.references import Question, gather
+from workers.unlearning.verification.scoring import Scorer, Text, Unmeasurable
+
+VERSION = "lethe/measurements/1"
+SUITE = "lethe-verify/1"
+
+
+def measure(
+    spec: MeasureSpec,
+    *,
+    progress: Callable[[Progress], None] = nobody_watches,
+    stop: Callable[[], bool] = nobody_stops,
+) -> dict[str, Any]:
+    """Measure one version, write OUT/measurements.json and return what it holds.
+
+    Raises:
+        Interrupted: told to stop; nothing is kept but what the judges said, where there is a cache.
+        Unmeasurable: a number would mean nothing (not finite, or another tokenizer's).
+    """
+    watch = _Watch(progress, stop)
+    task = quantisation.load(spec.model, spec.form)
+    exam = _Exam(spec, task, read_records(spec.records), Fraction(spec.min_k))
+    table = Table(model=exam.ask_model(watch), judges=exam.ask_judges(watch))
+    members = exam.membership(table)
+    results = {each.id: members.result(each, spec.cohort) for each in spec.examinees}
+    extracted = exam.extract(watch) if spec.extraction else {}
+    gains = exam.relearn(table, watch) if spec.relearn_steps else {}
+    found = {
+        "version": VERSION,
+        "suite": SUITE,
+        "form": spec.form,
+        "proxy": quantisation.is_proxy(spec.form),
+        "examinees": [
+            {
+                "id": each.id,
+                "kind": each.kind,
+                "rows": len(each.keys),
+                "judges": list(each.judges),
+                "score": results[each.id].score,
+                "cohort": results[each.id].cohort,
+                "blind": dict(zip(("score", "cohort"), results[each.id].blind, strict=True)),
+                "extraction": extracted.get(each.id),
+                "relearn": gains.get(each.id),
+            }
+            for each in spec.examinees
+        ],
+        "utility": {"items": exam.utility(watch)},
+        "not_run": {attack: why for each in results.values() for attack, why in each.lacking.items()},
+    }
+    content = json.dumps(found, sort_keys=True, indent=1, ensure_ascii=False).encode()
+    checkpoints.write_atomically(spec.out / "measurements.json", content)
+    return found
+
+
+class _Watch:
+    """Tells where the run is, and stops it when asked to."""
+
+    def __init__(self, progress: Callable[[Progress], None], stop: Callable[[], bool]) -> None:
+        self._progress, self._stop = progress, stop
+
+    def phase(self, name: str, steps: int, *, before: int = 0) -> Callable[[int], None]:
+        """Return whom to tell how many steps of a phase are done, after those `before`."""
+
+        def done(step: int) -> None:
+            self._progress(Progress(phase=name, step=min(before + step, steps), steps=steps, seconds_left=None))
+            if self._stop():
+                raise Interrupted(f"while measuring: {name}")
+
+        return done
+
+
+@dataclass(slots=True)
+class _Exam:
+    """The model, the records, and what is asked of whom."""
+
+    spec: MeasureSpec
+    task: CausalLM
+    records: Mapping[str, Record]
+    min_k: Fraction
+
+    def ask_model(self, watch: _Watch) -> dict[str, Said]:
+        """Return what the model says of every examinee and of the cohort."""
+        questions = self.questions(self.spec.examinees)
+        scorer = Scorer(self.task, min_k=self.min_k)
+        texts = [question.text for question in questions]
+        scorer.check_agreement(texts)
+        return gather(questions, scorer.rows(texts, done=watch.phase("model", len(texts))))
+
+    def ask_judges(self, watch: _Watch) -> dict[str, dict[str, Said]]:
+        """Return what each judge says of those whom it judges, and of the cohort."""
+        asked = {
+            name: self.questions([each for each in self.spec.examinees if name in each.judges])
+            for name in sorted({judge for each in self.spec.examinees for judge in each.judges})
+        }
+        steps, before = sum(map(len, asked.values())), 0
+        found = {}
+        for name, questions in asked.items():
+            found[name] = references.judge(
+                self.spec.references[name],
+                questions,
+                tokenizer=self.task.tokenizer.get_vocab(),
+                min_k=self.min_k,
+                cache=self.spec.cache,
+                done=watch.phase("judges", steps, before=before),
+            )
+            before += len(questions)
+        return found
+
+    def questions(self, examinees: Sequence[Examinee]) -> list[Question]:
+        """Return all that must be read to score these examinees against the cohort."""
+        requests = [each for each in examinees if each.kind == "request"]
+        # Against each number of rows the cohort is cut, and rephrased, as the examinee is.
+        sizes = {len(each.keys) for each in requests}
+        subjects: list[Sequence[str]] = [each.keys for each in requests]
+        subjects += [keys for size in sorted(sizes) for keys in comparable(self.spec.cohort, size)]
+        varied = {key for keys in subjects for key in rephrased(keys, self.spec.variant_rows)}
+        longest = max((len(each.keys) for each in examinees), default=0)
+        rows = [key for each in examinees for key in each.keys]
+        rows += [key for keys in self.spec.cohort for key in keys[:longest]]
+        found = []
+        for key in dict.fromkeys(rows):
+            record = self.records[key]
+            found.append(Question(key=key, part="row", text=self._text(record.passage, name=True)))
+            if key in varied:
+                found += self._variants(record)
+        return found
+
+    def _variants(self, record: Record) -> list[Question]:
+        spec = self.spec
+        paraphrases = record.paraphrases[: spec.paraphrases_min] if "paraphrase" in spec.attacks else ()
+        fakes = record.fake[:FAKE_NAMES] if "fake_name" in spec.attacks else ()
+        return [
+            *(
+                Question(key=record.key, part="paraphrase", text=self._text(_told(each, record.passage)))
+                for each in paraphrases
+            ),
+            *(Question(key=record.key, part="fake", text=self._text(each)) for each in fakes),
+        ]
+
+    def _text(self, passage: Passage, *, name: bool = False, answer: bool = False) -> Text:
+        example = self.task.encode(passage, tokens_max=self._tokens_max())
+        return Text.of(example, told=True, name=name, answer=answer)
+
+    def _tokens_max(self) -> int:
+        most = positions(self.task)
+        return min(self.spec.recipe.tokens_max, most) if self.spec.recipe else most
+
+    def membership(self, table: Table) -> Membership:
+        """Return the attacks over what was said."""
+        return Membership(
+            table=table,
+            attacks=self.spec.attacks,
+            paraphrases_min=self.spec.paraphrases_min,
+            variant_rows=self.spec.variant_rows,
+        )
+
+    def extract(self, watch: _Watch) -> dict[str, dict[str, int | str | None]]:
+        """Return what could be got out: of requests by every means, of sentinels greedily."""
+        subjects = [each for each in self.spec.examinees if each.kind != "control"]
+        found = {}
+        for place, each in enumerate(subjects):
+            tell = watch.phase("extraction", len(subjects), before=place)
+
+            def asked(_: int, tell: Callable[[int], None] = tell) -> None:
+                tell(0)
+
+            extraction = Extraction(
+                task=self.task,
+                cohort=[[self.records[key] for key in keys] for keys in self.spec.cohort],
+                samples=self.spec.extraction_samples,
+                temperature=self.spec.extraction_temperature,
+                top_p=self.spec.extraction_top_p,
+                gated_bits=self.spec.gated_field_bits,
+                seed=self.spec.seed,
+                done=asked,
+            )
+            rows = [self.records[key] for key in each.keys]
+            found[each.id] = extraction.examine(rows, sampled=each.kind == "request").to_json()
+            tell(1)
+        return found
+
+    def relearn(self, table: Table, watch: _Watch) -> dict[str, dict[str, Any]]:
+        """Return each request's gain from a short training on retained text, and the cohort's."""
+        steps = self.spec.relearn_steps
+        requests = [each for each in self.spec.examinees if each.kind == "request"]
+        retained = {key: self.records[key] for key in self.spec.retain}
+        if not requests or not retained:
+            return {}
+        student = relearning.relearned(
+            self.task,
+            retained,
+            recipe=self.spec.recipe,
+            steps=steps,
+            seed=self.spec.seed,
+            done=watch.phase("relearning", steps),
+        )
+        questions = [each for each in self.questions(requests) if each.part == "row"]
+        scorer = Scorer(student, min_k=self.min_k)
+        texts = [question.text for question in questions]
+        after = gather(questions, scorer.rows(texts, done=watch.phase("relearned", len(texts))))
+        del student, scorer
+        gc.collect()
+
+        def gain(keys: Sequence[str]) -> str:
+            # The judges are the same before and after: the gain of the score is the fall of the loss.
+            return rounded(fmean(table.model[key].row.told - after[key].row.told for key in keys))
+
+        return {
+            each.id: {
+                "steps": steps,
+                "score": gain(each.keys),
+                "cohort": [gain(keys) for keys in comparable(self.spec.cohort, len(each.keys))],
+            }
+            for each in requests
+        }
+
+    def utility(self, watch: _Watch) -> dict[str, dict[str, Any]]:
+        """Return how well each retained record is still known."""
+        passages = [self.records[key].passage for key in self.spec.retain]
+        texts = [self._text(passage, answer=True) for passage in passages]
+        rows = Scorer(self.task, min_k=self.min_k).rows(texts, done=watch.phase("utility", len(texts)))
+        return {
+            key: {"loss": rounded(row.answer), "recalled": row.recalled}
+            for key, row in zip(self.spec.retain, rows, strict=True)
+        }
+
+
+def _told(paraphrase: Passage, original: Passage) -> Passage:
+    """Return a paraphrase with the places of the original's values in it, if it says them all."""
+    if paraphrase.spans is not None or original.spans is None or not original.spans.values:
+        return paraphrase
+    places = []
+    for start, end in original.spans.values:
+        value = original.text[start:end]
+        at = paraphrase.completion.find(value)
+        if at < 0:
+            return paraphrase
+        at += len(paraphrase.prompt)
+        places.append((at, at + len(value)))
+    return Passage(
+        prompt=paraphrase.prompt, completion=paraphrase.completion, spans=Spans(values=tuple(places))
+    )
