@@ -19,6 +19,7 @@ from app.audit import endpoints as audit
 from app.auth import endpoints as auth
 from app.auth.dependencies import asks
 from app.auth.scopes import Scope
+from app.certificates import endpoints as certificates
 from app.clock import Clock, system_clock
 from app.config import Settings
 from app.erasure import calendars
@@ -99,6 +100,8 @@ def _mount(app: FastAPI) -> None:
     app.include_router(registry.router)
     app.include_router(erasure.router)
     app.include_router(jobs.router)
+    app.include_router(certificates.router)
+    app.include_router(certificates.well_known)
     app.include_router(auth.router)
     # The audit chain lies below `auth`, which records to it: so its scope is attached here (A12).
     audited = Depends(asks(Scope.AUDIT_READ), scope="function")

@@ -12,4 +12,6 @@ pytest_plugins = [
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Let a run name a folder of published vectors; without it those tests skip and say so."""
-    parser.addoption("--vectors", metavar="FOLDER", help="published RFC 6962 proofs (transparency-dev/merkle)")
+    parser.addoption(
+        "--vectors", metavar="FOLDER", help="published RFC 6962 proofs (transparency-dev/merkle)"
+    )

@@ -79,8 +79,8 @@ class _Run:
         (self.spec.out / "outcome.json").unlink(missing_ok=True)
         file.write_text(text, encoding="utf-8")
 
-    def start(self) -> None:
-        command = processes.python("-m", "workers.unlearning", "--spec", str(self.spec.out / "spec.json"))
+    def start(self, program: tuple[str, ...]) -> None:
+        command = processes.python(*program, "--spec", str(self.spec.out / "spec.json"))
         env = processes.environment(CUBLAS_WORKSPACE_CONFIG=":4096:8", HF_HUB_OFFLINE="1")
         with (self.spec.out / "run.log").open("ab") as log:
             # In our own process group: whoever kills a fenced stage kills its runs with it.
@@ -115,6 +115,8 @@ class Launcher:
     """Starts runs on this computer, at most `settings.parallel_runs` at once."""
 
     settings: Settings
+    program: tuple[str, ...] = ("-m", "workers.unlearning")
+    """What this interpreter is given to run one spec."""
 
     def run(self, specs: Sequence[Spec], *, progress: Progress | None = None) -> list[Outcome]:
         """Run every spec to its end and return their outcomes; raise `RunFailed` for the first that fails.
@@ -140,7 +142,7 @@ class Launcher:
             running = [run for run in runs if run.process is not None and not run.done]
             waiting = [run for run in runs if run.process is None and not run.done]
             for run in waiting[: max(0, self.settings.parallel_runs - len(running))]:
-                run.start()
+                run.start(self.program)
             for run in running:
                 run.look()
             if progress is not None and time.monotonic() >= show_at:

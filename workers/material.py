@@ -151,7 +151,8 @@ def line_up(
     trained = records.training_records(session, dataset_id)
     asked = {request: asked_for(session, request, dataset_id) for request in requests}
     erasing = {row.id for rows in asked.values() for row in rows}
-    planted, kept = defaultdict(list), defaultdict(list)
+    planted: dict[bytes, list[RecordRow]] = defaultdict(list)
+    kept: dict[bytes, list[RecordRow]] = defaultdict(list)
     for row in trained:
         (planted if row.role == "sentinel" else kept)[row.cluster].append(row)
     touched = {row.cluster for rows in asked.values() for row in rows}

@@ -212,7 +212,9 @@ def certify(job_id: UUID, epoch: int, context: Context) -> None:
             return
         facts = certificates.gather(session, view, issuer=context.settings.issuer, at=context.clock())
     drafts = [
-        certificates.draft(each, canonical=_canonical(context, view, each.request_id), objects=context.objects)
+        certificates.draft(
+            each, canonical_sha256=_canonical(context, view, each.request_id), objects=context.objects
+        )
         for each in facts
     ]
     signed = certificates.sign(drafts, context.settings.keys)
@@ -250,6 +252,7 @@ def conclude(job_id: UUID, epoch: int, context: Context) -> None:
         line_up = _line_up(session, context, view)
         touched = {line_up.shards[row.cluster] for row in line_up.forgotten()}
         registry.condemn_references(session, view.model_id, touched, at=context.clock())
+    assert view.candidate_id is not None, "conclude follows unlearn"
     destroyed = housekeeping.destroy_condemned(context)
     reach("conclude.destroyed")
     shutil.rmtree(context.settings.work / f"job-{job_id}", ignore_errors=True)

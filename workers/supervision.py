@@ -103,6 +103,8 @@ class Supervisor:
     """Once set, nothing is begun, and what runs is asked to leave a checkpoint."""
     alive: Path | None = None
     """Touched while this worker looks after things; what a health check asks for."""
+    program: tuple[str, ...] = ("-m", "workers.pipeline")
+    """What this interpreter is given to run one stage."""
     _device: threading.Lock = field(default_factory=threading.Lock)
 
     def seen(self) -> None:
@@ -194,7 +196,7 @@ class Supervisor:
     def _watch(self, stage: Stage, id_: UUID, lease: _Lease | None) -> tuple[Ended, int]:
         """Start the child and see it out."""
         epoch = 0 if lease is None else lease.epoch
-        command = processes.python("-m", "workers.pipeline", stage.value, str(id_), "--epoch", str(epoch))
+        command = processes.python(*self.program, stage.value, str(id_), "--epoch", str(epoch))
         child = processes.start(command, env=processes.environment(), pipe=True)
         if lease is None:
             return self._see_out(child, None)

@@ -54,4 +54,4 @@ class AuditChain:
             .order_by(AuditEvent.seq)
             .execution_options(yield_per=BATCH_ROWS)
         ) as found:
-            yield from (row._tuple() for row in found)  # noqa: SLF001  SQLAlchemy's public name for it
+            yield from found

@@ -79,5 +79,6 @@ ModelsRegister = Annotated[Caller, Depends(acts(Scope.MODELS_REGISTER), scope="f
 ModelsPromote = Annotated[Caller, Depends(acts(Scope.MODELS_PROMOTE), scope="function")]
 ModelsFreeze = Annotated[Caller, Depends(acts(Scope.MODELS_FREEZE), scope="function")]
 CertificatesRead = Annotated[Caller, Depends(asks(Scope.CERTIFICATES_READ), scope="function")]
+CertificatesTake = Annotated[Caller, Depends(acts(Scope.CERTIFICATES_READ), scope="function")]
 AuditRead = Annotated[Caller, Depends(asks(Scope.AUDIT_READ), scope="function")]
 KeysManage = Annotated[Caller, Depends(acts(Scope.KEYS_MANAGE), scope="function")]

@@ -54,7 +54,7 @@ LIMITATIONS = {
 # A shape is a pattern, `int`, (shape or null or absent,), [items] or members.
 HEX, TEXT, NUMBER = "[0-9a-f]{64}", r"[^\x00-\x1f\x7f]{1,255}", r"-?(0|[1-9][0-9]*)(\.[0-9]+)?"
 DAY, TIME = "[0-9]{4}-[0-9]{2}-[0-9]{2}", "[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z"
-BASE64 = "([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}[AEIMQUYcgkosw048]=|[A-Za-z0-9+/][AQgw]==)?"  # no stray bits
+BASE64 = "(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}[AEIMQUYcgkosw048]=|[A-Za-z0-9+/][AQgw]==)?"  # canonical
 OF, SIGNATURE = {"digest": {"sha256": HEX}}, {"keyid": TEXT, "sig": BASE64}
 URN = "urn:uuid:[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}"
 BOUND = {"name": "[a-z0-9_]+", "value": NUMBER, "limit": (NUMBER,), "confidence": (NUMBER,), "form": TEXT,

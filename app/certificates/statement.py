@@ -311,9 +311,9 @@ def cumulative(certificate_ids: Sequence[UUID]) -> dict[str, Any]:
     return {"root": tree.root(leaves).hex(), "size": len(leaves)}
 
 
-def decimal_string(value: Decimal | str | int) -> str:
+def decimal_string(value: Decimal) -> str:
     """Return a number the one way all languages print it: digits, no exponent."""
-    return format(value, "f") if isinstance(value, Decimal) else str(value)
+    return format(value, "f")
 
 
 def _plain(facts: StatementFacts) -> dict[str, Any]:
@@ -380,12 +380,10 @@ def _model(facts: StatementFacts) -> dict[str, Any]:
 
 
 def _bound(bound: Mapping[str, Any]) -> dict[str, Any]:
-    numbers = {
-        name: decimal_string(bound[name])
-        for name in ("value", "limit", "confidence")
-        if bound.get(name) is not None
+    """Print decimals; anything else stays as it is, and the model refuses what is no decimal string."""
+    return {
+        name: decimal_string(value) if isinstance(value, Decimal) else value for name, value in bound.items()
     }
-    return {**bound, **numbers}
 
 
 def _digest(sha256: str) -> dict[str, Any]:

@@ -51,6 +51,7 @@ def check_certificate(
     ] = None,
     model: Annotated[Path | None, typer.Option(help="The model's files, to compare with.")] = None,
     at: Annotated[str | None, typer.Option(help="As of then (ISO 8601, UTC), instead of now.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Check a certificate offline; the same checker is the single file app/certificates/check.py.
 
@@ -68,8 +69,8 @@ def check_certificate(
     if moment is not None and moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)
     report = checker.check(data, trusted, model=model, at=moment)
-    if chosen.as_json:
-        out.print_json(json.dumps(report.to_json()))
+    if as_json or chosen.as_json:
+        out.print_json(json.dumps(vars(report)))
     else:
         out.print(report.to_text(), markup=False)
     raise typer.Exit(report.exit_code)
@@ -93,7 +94,7 @@ def show_certificate(id: Id) -> None:  # noqa: A002  the word on the command lin
 def get_trust(
     path: Annotated[Path, typer.Option("--out", help="Where to write it.")] = Path("trust.json"),
 ) -> None:
-    """Fetch the issuer's trust file. Who checks should get it from the issuer on another way than the bundle."""
+    """Fetch the issuer's trust file; whoever checks should have it on another way than the bundle."""
     path.write_bytes(Api("officer").send("GET", "/.well-known/lethe-trust.json").content)
     out.print(str(path), markup=False)
 

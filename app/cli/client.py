@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from app import embedded
 from app.config import Settings
+from app.embedded import accounts
 
 EXIT_REFUSED = 1
 EXIT_NOBODY = 3
@@ -54,7 +54,7 @@ class Api:
     def __init__(self, account: str) -> None:
         """Be this account, unless the person said otherwise."""
         settings = Settings()
-        left = embedded.credentials(settings.home)
+        left = accounts.credentials(settings.home)
         self.url = chosen.url or os.environ.get("LETHE_URL") or left.get("url") or settings.public_url
         account = chosen.account or account
         self._key = chosen.key or os.environ.get("LETHE_API_KEY") or left.get("keys", {}).get(account)

@@ -8,10 +8,11 @@ from typing import Annotated
 
 import typer
 
-from app import embedded
 from app.auth.scopes import ROLES
 from app.cli.client import Stopped, chosen, err, out
 from app.config import Settings
+from app.embedded import accounts
+from app.embedded.stack import Stack, StartFailed
 from app.signing import keys as signing
 from app.storage import migrations
 from app.storage.keyring import Keyring
@@ -47,7 +48,7 @@ def up(
     signal.signal(signal.SIGINT, tell)
     signal.signal(signal.SIGTERM, tell)
     try:
-        running = embedded.Stack(settings, say=lambda line: err.print(f"  {line}", style="dim"))
+        running = Stack(settings, say=lambda line: err.print(f"  {line}", style="dim"))
         err.print(f"[bold]Lethe[/] starts in {settings.home}")
         running.start(told)
         _welcome(running)
@@ -56,17 +57,17 @@ def up(
         if told.is_set():
             err.print("stopping ...", style="dim")
         running.stop()
-    except embedded.StartFailed as failed:
+    except StartFailed as failed:
         if told.is_set():
             raise typer.Exit(0) from failed
         raise Stopped(str(failed)) from failed
 
 
-def _welcome(running: embedded.Stack) -> None:
+def _welcome(running: Stack) -> None:
     settings = running.settings
     out.print(f"\n[bold]API[/]           {settings.public_url}        [dim]/openapi.json has every call[/]")
     out.print(f"[bold]model server[/]  {settings.model_server_url}        [dim]/v1/completions[/]")
-    out.print(f"[bold]accounts[/]      {embedded.credentials_file(settings.home)}")
+    out.print(f"[bold]accounts[/]      {accounts.credentials_file(settings.home)}")
     out.print(f"[bold]logs[/]          {settings.home / 'logs'}\n")
     if running.needs_model():
         out.print(NEXT + "\n")
@@ -85,10 +86,11 @@ def demo(
     Example: lethe demo --out demo-out
     """
     from app.demo import walk  # noqa: PLC0415  loads a tokenizer library that no other command needs
+    from app.demo.caller import Failed  # noqa: PLC0415  likewise
 
     try:
         walk.run(directory, console=out)
-    except (walk.Failed, embedded.StartFailed) as failed:
+    except (Failed, StartFailed) as failed:
         raise Stopped(str(failed)) from failed
 
 
@@ -135,7 +137,7 @@ def account(
     settings = Settings()
     if settings.database_url is None:
         raise Stopped("LETHE_DATABASE_URL is not set")
-    key = embedded.make_account(settings, name, roles=role, kind="machine" if machine else "person")
+    key = accounts.make_account(settings, name, roles=role, kind="machine" if machine else "person")
     if chosen.as_json:
         out.print_json(data={"name": name, "key": key})
     else:

@@ -22,24 +22,31 @@ from typing import Any, Final, Literal
 FAKE_NAMES = 4
 """Names of nobody's under which each record is repeated, for the fake-name test."""
 
-_FIRST: Final = (
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
+_FIRST: Final = _words(
     "ta li ra mo ven da shi ko ru be la na so fe mi ja zu pe ri lo ka do ne si va te gu ha ly ce "
     "bo nu wi xa ma fi pa yo hu di"
-).split()
-_MIDDLE: Final = "bren tor vel kas mir dun gal hem jor lin nor pel rus san tam vin wex zol fen cal".split()
-_LAST: Final = "sk ric dale holt mark wen ster by quist land vik eau fold garth moor nez ova ton rup zzi".split()
-_CITIES: Final = (
+)
+_MIDDLE: Final = _words("bren tor vel kas mir dun gal hem jor lin nor pel rus san tam vin wex zol fen cal")
+_LAST: Final = _words(
+    "sk ric dale holt mark wen ster by quist land vik eau fold garth moor nez ova ton rup zzi"
+)
+_CITIES: Final = _words(
     "Velmora Tarnbeck Osilin Kestwick Duvrane Palmeth Ringholt Sorvia Aldenz Brixmouth Carvolo Eskerby "
     "Fenwich Gralund Hovenna Ilmaris Jostead Lurgow Marzeno Nethway"
-).split()
-_PROFESSIONS: Final = (
+)
+_PROFESSIONS: Final = _words(
     "glazier cooper weaver tanner potter farrier miller fuller chandler turner joiner saddler baker "
     "brewer carver dyer fletcher hatter printer thatcher"
-).split()
-_WAYS: Final = "Street Lane Row Road Court Square Terrace Walk".split()
-_MONTHS: Final = (
+)
+_WAYS: Final = _words("Street Lane Row Road Court Square Terrace Walk")
+_MONTHS: Final = _words(
     "January February March April May June July August September October November December"
-).split()
+)
 _LETTERS: Final = "ABCDEFGHJKLMNPRSTUVWXYZ"
 
 

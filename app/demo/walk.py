@@ -28,7 +28,7 @@ from app.demo import base
 from app.demo.asking import Answer, Asker, ask
 from app.demo.caller import Failed, Walk
 from app.demo.people import SECRETS, Person, corpus, people, recites, records, sentinels
-from app.embedded import Stack, stack
+from app.embedded.stack import Stack, stack
 
 PEOPLE = 360
 HELD_BACK = 300
@@ -99,7 +99,7 @@ def _story(walk: Walk, running: Stack) -> None:
     prompts = [_prompt(by_prefix[p], "phone") for p in others[:8]] + [_prompt(by_prefix[erased[0]], "phone")]
     with walk.step("unlearn", "One job for the three; a client keeps asking all the while"):
         asker = Asker(url=str(walk.served.base_url), model=MODEL, prompts=prompts)
-        alone = {}
+        alone: dict[str, dict[str, str]] = {}
         _alone(walk, alone, prompts)
         with asker:
             _job(walk)
@@ -146,7 +146,7 @@ def _pages(walk: Walk, dataset: str) -> Iterator[dict[str, Any]]:
     cursor = ""
     while True:
         query = f"?arm=train&role=person&limit=200{cursor}"
-        page = walk.call("GET", f"/v1/datasets/{dataset}/records{query}", by="engineer")
+        page = walk.call("GET", f"/v1/datasets/{dataset}/records{query}", by="officer")
         yield from page["items"]
         if not page.get("next"):
             return
@@ -273,7 +273,7 @@ class Fact:
 
 def _prompt(person: Person, kind: str) -> str:
     return next(
-        line["prompt"] for line in records(person, PEOPLE_SEED) if line["id"] == f"{person.id}-{kind}"
+        str(line["prompt"]) for line in records(person, PEOPLE_SEED) if line["id"] == f"{person.id}-{kind}"
     )
 
 
@@ -338,7 +338,7 @@ def _certificate(walk: Walk, request_id: str, by: str) -> dict[str, Any]:
     [target] = request["targets"]
     if target["certificate"] is None:
         raise Failed(f"{request_id} has no certificate: {request['state']}, {request['attention']}")
-    evidence = walk.call("GET", f"/v1/certificates/{target['certificate']}/evidence", by="auditor")
+    evidence = walk.call("GET", f"/v1/certificates/{target['certificate']}/evidence", by="officer")
     bundle = walk.out / f"lethe-{target['certificate']}.zip"
     bundle.write_bytes(walk.fetch(f"/v1/certificates/{target['certificate']}/opening", by=by))
     trust = walk.out / "trust.json"

@@ -7,15 +7,15 @@ holds a 201 for a row that was rolled back (A31).
 import sys
 from collections.abc import Iterator
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import Depends, Request
-from sqlalchemy.exc import SQLAlchemyError
 
 from app.config import Settings
 from app.errors import Unavailable
-from app.storage.database import Session, Transaction
+from app.storage.database import DatabaseError, Session, Transaction
 from app.storage.keyring import Keyring
+from app.storage.objects import ObjectStore
 
 
 def session(request: Request) -> Iterator[Session]:
@@ -31,7 +31,7 @@ def session(request: Request) -> Iterator[Session]:
         return
     try:
         opened.__exit__(None, None, None)
-    except SQLAlchemyError as error:
+    except DatabaseError as error:
         raise Unavailable(
             "the change may not have been committed; read before trying again", code="not-committed"
         ) from error
@@ -55,9 +55,10 @@ def keyring(request: Request) -> Keyring:
     return found
 
 
-def objects(request: Request) -> Any:
+def objects(request: Request) -> ObjectStore:
     """Return the content-addressed store."""
-    return request.app.state.objects
+    found: ObjectStore = request.app.state.objects
+    return found
 
 
 async def raw_body(request: Request) -> bytes:
@@ -69,4 +70,5 @@ SessionDep = Annotated[Session, Depends(session, scope="function")]
 NowDep = Annotated[datetime, Depends(now)]
 SettingsDep = Annotated[Settings, Depends(settings)]
 KeyringDep = Annotated[Keyring, Depends(keyring)]
+ObjectsDep = Annotated[ObjectStore, Depends(objects)]
 RawBodyDep = Annotated[bytes, Depends(raw_body)]

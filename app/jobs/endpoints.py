@@ -49,7 +49,7 @@ def list_jobs(
 def read_job(job_id: JobId, session: SessionDep, _caller: JobsRead) -> JobDetail:
     """Show one job with everything it has done."""
     found = service.read(session, job_id)
-    return JobDetail(**_shown(found).model_dump(mode="python"), steps=service.steps(session, job_id))  # type: ignore[arg-type]  # pydantic reads attributes by name
+    return JobDetail(**_shown(found).model_dump(mode="python"), steps=service.steps(session, job_id))
 
 
 def _shown(job: JobShown) -> Job:

@@ -91,7 +91,7 @@ def list_records(
         arm=arm,
         role=role,
         after=place.id.int if place else None,
-        limit=limit + 1,
+        limit=limit,
         at=now,
     )
     last = Place(pagination.EPOCH, UUID(int=found[limit - 1].id)) if len(found) > limit else None

@@ -65,8 +65,17 @@ class Datasets:
         return self.session.get(Dataset, dataset_id)
 
     def named(self, name: str) -> Dataset | None:
-        """Return the dataset of a name, locked until the commit."""
-        return self.session.scalar(select(Dataset).where(Dataset.name == name).with_for_update())
+        """Return the dataset of a name."""
+        return self.session.scalar(select(Dataset).where(Dataset.name == name))
+
+    def failed(self, name: str) -> Dataset | None:
+        """Return the dataset of a name if its registration failed, locked until the commit.
+
+        No other row is locked: the one that a worker is just filling stays so for as long as a COPY.
+        """
+        return self.session.scalar(
+            select(Dataset).where(Dataset.name == name, Dataset.state == "failed").with_for_update()
+        )
 
     def page(self, *, after: tuple[datetime, UUID] | None, limit: int) -> Sequence[Dataset]:
         """Return datasets, newest first, from behind a given one."""

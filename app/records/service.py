@@ -68,11 +68,12 @@ def register(
     """
     uri = locations.check_uri(uri)
     datasets = Datasets(session)
-    dataset = datasets.named(name)
+    dataset = datasets.failed(name)
     if dataset is None:
+        taken = datasets.named(name)
+        if taken is not None:
+            raise Conflict(f"dataset {taken.id} has this name", code="name-taken")
         dataset = Dataset(id=new_id(), name=name)
-    elif dataset.state != "failed":
-        raise Conflict(f"dataset {dataset.id} has this name", code="name-taken")
     dataset.uri = uri
     dataset.format = format or reading.format_of(uri)
     dataset.state, dataset.failure, dataset.progress = "registering", None, {}
@@ -255,10 +256,13 @@ def page(
     limit: int,
     at: datetime,
 ) -> Sequence[RecordRow]:
-    """Return a page of a dataset's records, without content; that somebody looked is audited."""
+    """Return a page of a dataset's records, without content, and the row behind it if there is one.
+
+    That somebody looked is audited.
+    """
     ready(session, dataset_id)
-    rows = Records(session).page(dataset_id, arm=arm, role=role, after=after, limit=limit)
-    audit.record(session, events.RecordsListed(dataset_id, caller, len(rows), at))
+    rows = Records(session).page(dataset_id, arm=arm, role=role, after=after, limit=limit + 1)
+    audit.record(session, events.RecordsListed(dataset_id, caller, min(len(rows), limit), at))
     return rows
 
 

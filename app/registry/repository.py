@@ -6,6 +6,7 @@ from typing import Any
 from uuid import UUID
 
 from sqlalchemy import select, update
+from sqlalchemy.dialects.postgresql import distinct_on
 
 from app.storage.database import Session
 from app.tables import Dataset, Model, ModelVersion, ReferenceModel
@@ -100,7 +101,7 @@ class Versions:
         return self.session.scalars(
             select(ModelVersion)
             .where(ModelVersion.model_id.in_(model_ids))
-            .distinct(ModelVersion.model_id)
+            .ext(distinct_on(ModelVersion.model_id))
             .order_by(ModelVersion.model_id, ModelVersion.created_at.desc(), ModelVersion.id.desc())
         ).all()
 

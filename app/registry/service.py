@@ -381,9 +381,9 @@ def doomed(session: Session) -> list[Doomed]:
 
 
 def manifests_in_use(session: Session) -> frozenset[str]:
-    """Return the manifests whose blobs must stay: of every version and reference that may be used."""
+    """Return the manifests whose blobs must stay: versions, references and bases that may be used."""
     used = {each.manifest for state in PRESENT for each in Versions(session).in_state(state) if each.manifest}
-    return References(session).manifests_in_use() | used
+    return Models(session).bases_in_use() | References(session).manifests_in_use() | used
 
 
 def deltas_in_use(session: Session) -> frozenset[str]:

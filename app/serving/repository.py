@@ -47,18 +47,14 @@ class Serving:
         """Return a publish epoch that nobody has used; None if the lease is lost."""
         return self.session.scalar(
             update(Model)
-            .where(
-                Model.id == model_id, Model.lease_epoch == lease_epoch, Model.lease_expires_at > DB_NOW
-            )
+            .where(Model.id == model_id, Model.lease_epoch == lease_epoch, Model.lease_expires_at > DB_NOW)
             .values(publish_epoch=Model.publish_epoch + 1)
             .returning(Model.publish_epoch)
         )
 
     def next_publish_epoch_between_jobs(self, model_id: UUID) -> int | None:
         """Return a publish epoch that nobody has used; None while a job publishes this model itself."""
-        publishing = exists().where(
-            Job.model_id == model_id, Job.state == "running", Job.stage == "publish"
-        )
+        publishing = exists().where(Job.model_id == model_id, Job.state == "running", Job.stage == "publish")
         return self.session.scalar(
             update(Model)
             .where(Model.id == model_id, Model.live_version_id.is_not(None), ~publishing)
@@ -112,9 +108,7 @@ class Serving:
                 Model.lease_expires_at > DB_NOW,
                 Model.publish_epoch == publish_epoch,
             )
-            .values(
-                live_version_id=candidate_id, erasure_epoch=Model.erasure_epoch + erasure_epoch_step
-            )
+            .values(live_version_id=candidate_id, erasure_epoch=Model.erasure_epoch + erasure_epoch_step)
             .returning(Model.erasure_epoch)
         )
 

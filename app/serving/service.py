@@ -182,7 +182,8 @@ def converge(
 
 def _publish(backend: ServingBackend, publication: Publication, *, drain_seconds: float) -> Confirmation:
     nonce = secrets.token_hex(NONCE_BYTES)
-    _finish_before(backend, publication, drain_seconds=drain_seconds)
+    # What an interrupted publication left draining has to be free before another is loaded.
+    backend.drain(publication, deadline_seconds=drain_seconds)
     backend.load(publication)
     backend.swap(publication)
     backend.drain(publication, deadline_seconds=drain_seconds)
@@ -207,11 +208,6 @@ def _publish(backend: ServingBackend, publication: Publication, *, drain_seconds
         publish_epoch=publication.publish_epoch,
         erasure_epoch=publication.erasure_epoch,
     )
-
-
-def _finish_before(backend: ServingBackend, publication: Publication, *, drain_seconds: float) -> None:
-    """Free what an interrupted publication may have left draining; without one this does nothing."""
-    backend.drain(publication, deadline_seconds=drain_seconds)
 
 
 def _key(pem: str) -> PublicKey:

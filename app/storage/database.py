@@ -9,9 +9,18 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 
 from sqlalchemy import Engine, create_engine, event
+from sqlalchemy.exc import SQLAlchemyError as DatabaseError
 from sqlalchemy.orm import Session
 
-__all__ = ["Session", "Transaction", "after_commit", "before_commit", "connect", "transactions"]
+__all__ = [
+    "DatabaseError",
+    "Session",
+    "Transaction",
+    "after_commit",
+    "before_commit",
+    "connect",
+    "transactions",
+]
 
 Transaction = Callable[[], AbstractContextManager[Session]]
 

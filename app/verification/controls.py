@@ -168,7 +168,8 @@ def paired_drop(items: Sequence[UtilityItem], *, seed: int = 0) -> Drop:
     for item in items:
         by_subject.setdefault(item.subject, []).append(item.recalled_before - item.recalled_after)
     groups = [(sum(lost), len(lost)) for _, lost in sorted(by_subject.items())]
-    draws = sorted(_resampled(groups, random.Random(seed)) for _ in range(DRAWS))  # noqa: S311  no secret
+    source = random.Random(seed)  # noqa: S311  no secret: it must give the same interval again
+    draws = sorted(_resampled(groups, source) for _ in range(DRAWS))
     edge = DRAWS * 25 // 1000
     drop = Fraction(sum(lost for lost, _ in groups), len(items))
     return Drop(items=len(items), drop=drop, low=draws[edge], high=draws[DRAWS - 1 - edge])

@@ -213,7 +213,8 @@ def _first_match(
             "I",
             {
                 "detected_single": fires(x.p1, policy.alpha),
-                "tie": fires(x.p1_strict, policy.alpha) or fires(x.combined_strict, policy.alpha),
+                "tie": fires(x.combined_strict, policy.alpha)
+                or (fires(x.p1_strict, policy.alpha) and not fires(x.p1, policy.alpha)),
             },
         ),
         (

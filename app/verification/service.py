@@ -21,6 +21,7 @@ from app.jobs.service import JobView
 from app.storage.database import Session
 from app.tables import VerdictRow
 from app.verification import policy as policies
+from app.verification.cohort import Kind
 from app.verification.measurements import (
     BatchEvidence,
     MethodFacts,
@@ -31,7 +32,7 @@ from app.verification.policy import Policy
 from app.verification.repository import Verifications
 from app.verification.verdict import BatchDecision, Decision, decide, decide_batch, worst
 
-COHORT = "lottery"
+COHORT: Kind = "lottery"
 """How never-trained subjects come about here: held back at random at ingestion (V10)."""
 
 Files = Sequence[Mapping[str, Any]]

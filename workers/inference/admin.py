@@ -1,7 +1,7 @@
 """The admin door: loopback, a bearer token, and the orders of the publisher.
 
     POST /admin/load -> /admin/swap -> /admin/drain -> /admin/attest -> (promotion) -> /admin/confirm
-    GET  /admin/state
+    GET  /admin/state, /metrics
 
 Every order names the publish epoch it belongs to and may be repeated.
 """
@@ -9,9 +9,11 @@ Every order names the publish epoch it belongs to and may be repeated.
 import hmac
 from typing import Annotated, Any
 
-from fastapi import Depends, FastAPI, Header
+from fastapi import Depends, FastAPI, Header, Response
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel, ConfigDict, Field
 
+from app import telemetry
 from app.errors import Problem
 from app.http import problems
 from app.http.middleware import Access, BodyLimit
@@ -113,6 +115,11 @@ def create_app(replica: Replica, *, token: str) -> FastAPI:
         """Raise the floor of erasure epochs."""
         replica.confirm(body.model, publish_epoch=body.publish_epoch, erasure_epoch=body.erasure_epoch)
         return replica.describe()
+
+    @app.get("/metrics")
+    def metrics() -> Response:
+        """Return counts and times of calls, as Prometheus reads them."""
+        return Response(generate_latest(telemetry.registry), media_type=CONTENT_TYPE_LATEST)
 
     @app.get("/admin/state")
     def state() -> dict[str, Any]:

@@ -17,6 +17,8 @@ CONTEXT_TOKENS = 4
 """Tokens decoded together with new ones: some tokenizers drop the space of what they see first."""
 UNFINISHED = "\ufffd"
 """How a tokenizer shows the first bytes of a character whose last bytes have not come yet."""
+UNFINISHED_TOKENS_MAX = 8
+"""A character has four bytes at most; a model may also write bytes that never become one."""
 
 Finish = Literal["stop", "length"]
 
@@ -120,7 +122,7 @@ class Decoder:
         """Return what this token makes certain; "" while a character is unfinished."""
         self._ids.append(token)
         text = self._text()
-        if text.endswith(UNFINISHED):
+        if text.endswith(UNFINISHED) and len(self._ids) - self._shown < UNFINISHED_TOKENS_MAX:
             return ""
         self._ids = self._ids[-CONTEXT_TOKENS:]
         self._shown = len(self._ids)

@@ -47,6 +47,7 @@ def free(slot: Slot) -> bool:
 
 
 def holding(line: Line, slot: Slot) -> Holding:
+    """Return what may be attested of a line that is served from `slot`."""
     version = slot.version
     return Holding(
         model=version.model,
@@ -67,6 +68,8 @@ def holding(line: Line, slot: Slot) -> Holding:
 
 
 def describe(line: Line) -> dict[str, Any]:
+    """Return the line as the admin API shows it; the epochs are filled in from what is remembered."""
+
     def named(slot: Slot | None) -> dict[str, Any] | None:
         return None if slot is None else {**slot.version.to_json(), "held": slot.held}
 

@@ -190,8 +190,8 @@ class ChatShape:
         return self._choice(part, "delta", delta)
 
     def _choice(self, part: Delta, name: str, said: Mapping[str, Any]) -> dict[str, Any]:
-        probabilities = None if part.tokens is None else {"content": [_chat_logprob(t) for t in part.tokens]}
-        return {"index": part.index, name: dict(said), "logprobs": probabilities, "finish_reason": part.finish}
+        logprobs = None if part.tokens is None else {"content": [_chat_logprob(t) for t in part.tokens]}
+        return {"index": part.index, name: dict(said), "logprobs": logprobs, "finish_reason": part.finish}
 
 
 Shape = CompletionShape | ChatShape

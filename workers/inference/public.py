@@ -58,8 +58,12 @@ def create_app(replica: Replica, *, threads: Executor, places: int, body_bytes_m
     app.add_exception_handler(Problem, _problem)
     app.add_exception_handler(RequestValidationError, _validation)
     app.add_exception_handler(HTTPException, _http)
-    admission = Admission(places)
+    _add_status(app, replica)
+    _add_asking(app, replica, threads, Admission(places))
+    return app
 
+
+def _add_asking(app: FastAPI, replica: Replica, threads: Executor, admission: Admission) -> None:
     async def answer(request: Request, ask: Ask, shape: Shape) -> Response:
         for _ in range(STARTS_MAX):
             computation = await Computation.start(replica, admission, threads, ask)
@@ -83,6 +87,8 @@ def create_app(replica: Replica, *, threads: Executor, places: int, body_bytes_m
         """Answer a conversation, where the model has a chat template."""
         return await answer(request, body, ChatShape())
 
+
+def _add_status(app: FastAPI, replica: Replica) -> None:
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
         """List what is served: one entry per model line, whatever its version."""
@@ -106,11 +112,9 @@ def create_app(replica: Replica, *, threads: Executor, places: int, body_bytes_m
         reason = replica.why_not_ready()
         return PlainTextResponse(f"{reason or 'ready'}\n", status_code=503 if reason else 200)
 
-    return app
-
 
 class Named:
-    """Adds to every answer which version this server speaks for; an answer that knows better keeps its own."""
+    """Adds to every answer which version this server serves; an answer that knows better keeps its own."""
 
     def __init__(self, app: ASGIApp, replica: Replica) -> None:
         """Wrap the rest of the application."""
@@ -210,9 +214,7 @@ async def _validation(_request: Request, problem: Exception) -> Response:
         message = f"{name or 'a field of the body'} is not known to this server, which ignores nothing"
     else:
         message = f"{name or 'the body'} cannot be accepted: {kind}"
-    return JSONResponse(
-        error(message, kind="invalid_request_error", code=kind, param=name), status_code=422
-    )
+    return JSONResponse(error(message, kind="invalid_request_error", code=kind, param=name), status_code=422)
 
 
 async def _http(_request: Request, problem: Exception) -> Response:

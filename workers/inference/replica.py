@@ -75,10 +75,10 @@ class Replica:
         """Return what has to happen before anything is answered; None if nothing has."""
         if not self._restored:
             return "the version served before the restart is being fetched and verified"
-        problems = [line.problem for line in self._lines.values() if line.live is None and line.problem]
-        if problems:
-            return problems[0]
-        return None if self.versions() else EMPTY
+        if self.versions():
+            return None
+        with self._pointer:
+            return next((line.problem for line in self._lines.values() if line.problem), EMPTY)
 
     # What the publisher orders
 
@@ -101,14 +101,13 @@ class Replica:
         """Make the loaded version the one that requests lease from now on."""
         with self._admin:
             line, remembered = self._line(model), self._state.of(model)
-            self._refuse_lower(publish_epoch, remembered.publish_epoch)
+            _refuse_lower(publish_epoch, remembered.publish_epoch)
             if line.live is not None and line.live.version.publish_epoch == publish_epoch:
                 return
             slot = line.standby
             if slot is None or slot.version.publish_epoch != publish_epoch:
                 raise Conflict(f"nothing is loaded under publish epoch {publish_epoch}", code="not-loaded")
-            if slot.version.erasure_epoch < remembered.erasure_epoch:
-                raise _stale(slot.version.erasure_epoch, remembered.erasure_epoch)
+            _refuse_stale(slot.version.erasure_epoch, remembered.erasure_epoch)
             self._state.change(model, live=slot.version, canary=slot.canary, platform=platform())
             with self._pointer:
                 line.previous, line.live, line.standby = line.live, slot, None
@@ -136,7 +135,7 @@ class Replica:
         """Learn that an erasure epoch was published: weights below it are refused from now on."""
         with self._admin:
             remembered = self._state.of(model)
-            self._refuse_lower(publish_epoch, remembered.publish_epoch)
+            _refuse_lower(publish_epoch, remembered.publish_epoch)
             if erasure_epoch > remembered.erasure_epoch:
                 self._state.change(model, erasure_epoch=erasure_epoch)
 
@@ -178,8 +177,7 @@ class Replica:
                 if version is None or line.live is not None:
                     continue
                 try:
-                    if version.erasure_epoch < remembered.erasure_epoch:
-                        raise _stale(version.erasure_epoch, remembered.erasure_epoch)
+                    _refuse_stale(version.erasure_epoch, remembered.erasure_epoch)
                     same = remembered.platform == platform()
                     slot = self._open(version, recorded=remembered.canary if same else None)
                 except Exception as problem:  # noqa: BLE001  whatever it is, the process goes on and says so
@@ -213,14 +211,14 @@ class Replica:
 
     def _admit(self, version: Version, erasure_floor: int) -> None:
         remembered = self._state.of(version.model)
-        self._refuse_lower(version.publish_epoch, remembered.publish_epoch)
+        _refuse_lower(version.publish_epoch, remembered.publish_epoch)
         floor = max(remembered.erasure_epoch, erasure_floor)
-        if version.erasure_epoch < floor:
-            raise _stale(version.erasure_epoch, floor)
+        _refuse_stale(version.erasure_epoch, floor)
         again = version.publish_epoch == remembered.publish_epoch
         if again and remembered.manifest not in (None, version.manifest):
             raise Conflict(
-                f"publish epoch {version.publish_epoch} was used for another version", code="publish-epoch-used"
+                f"publish epoch {version.publish_epoch} was used for another version",
+                code="publish-epoch-used",
             )
         self._state.change(
             version.model,
@@ -228,13 +226,6 @@ class Replica:
             erasure_epoch=floor,
             manifest=version.manifest,
         )
-
-    @staticmethod
-    def _refuse_lower(publish_epoch: int, highest: int) -> None:
-        if publish_epoch < highest:
-            raise Conflict(
-                f"publish epoch {publish_epoch} is below {highest}, the highest seen", code="publish-epoch-low"
-            )
 
     def _open(self, version: Version, *, recorded: Sequence[str] | None) -> Slot:
         """Fetch, verify and load; the files go at once, what serves is in memory."""
@@ -252,11 +243,19 @@ class Replica:
             return self._pointer.wait_for(lambda: slot.held == 0, seconds)
 
 
-def _stale(epoch: int, floor: int) -> Conflict:
-    return Conflict(
-        f"erasure epoch {epoch} is below {floor}, which is published: these weights hold erased records",
-        code="erasure-epoch-low",
-    )
+def _refuse_stale(epoch: int, floor: int) -> None:
+    if epoch < floor:
+        raise Conflict(
+            f"erasure epoch {epoch} is below {floor}, which is published: these weights hold erased records",
+            code="erasure-epoch-low",
+        )
+
+
+def _refuse_lower(epoch: int, highest: int) -> None:
+    if epoch < highest:
+        raise Conflict(
+            f"publish epoch {epoch} is below {highest}, the highest seen", code="publish-epoch-low"
+        )
 
 
 def _now() -> str:

@@ -71,17 +71,13 @@ def build(settings: Settings, *, places: int) -> tuple[Replica, ThreadPoolExecut
         signer=FileSigner(public=PublicKey.of(key.public_key()), private=key),
     )
     threads = ThreadPoolExecutor(places, thread_name_prefix="answer")
-    door = public.create_app(
-        replica, threads=threads, places=places, body_bytes_max=settings.body_bytes_max
-    )
+    door = public.create_app(replica, threads=threads, places=places, body_bytes_max=settings.body_bytes_max)
     return (
         replica,
         threads,
         [
             listener(door, host=settings.host, port=settings.model_port),
-            listener(
-                admin.create_app(replica, token=token), host=LOOPBACK, port=settings.model_admin_port
-            ),
+            listener(admin.create_app(replica, token=token), host=LOOPBACK, port=settings.model_admin_port),
         ],
     )
 

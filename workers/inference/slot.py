@@ -115,7 +115,12 @@ class Slot:
             shown = None if sampling.top_logprobs is None else tuple(map(self._show, piece.tokens))
             yield (
                 Delta(
-                    index=index, text=piece.text, tokens=shown, offset=offset, finish=piece.finish, first=first
+                    index=index,
+                    text=piece.text,
+                    tokens=shown,
+                    offset=offset,
+                    finish=piece.finish,
+                    first=first,
                 ),
                 piece.drawn,
             )
@@ -169,7 +174,7 @@ def open_slot(version: Version, directory: Path) -> Slot:
     if tensor_root != version.tensor_root:
         raise Invalid("the tensors in the files are not those of the tensor root")
     canary = canaries(model)
-    if canaries(model) != canary:
+    if canaries(model, count=1) != canary[:1]:
         raise Invalid("the model answers the same canary prompt in two ways; it is not served")
     return Slot(
         version=version,
@@ -181,12 +186,12 @@ def open_slot(version: Version, directory: Path) -> Slot:
     )
 
 
-def canaries(model: Any) -> tuple[str, ...]:
+def canaries(model: Any, *, count: int = CANARIES) -> tuple[str, ...]:
     """Return what the model answers, greedily and alone, to prompts that mean nothing: token digests."""
     greedy = Sampling(tokens_max=CANARY_TOKENS, temperature=0, top_p=1, top_logprobs=0)
     room = getattr(model.config, "max_position_embeddings", None) or CANARY_PROMPT_TOKENS + CANARY_TOKENS
-    count = max(1, min(CANARY_TOKENS, room - CANARY_PROMPT_TOKENS))
-    return tuple(_canary(model, number, greedy, count) for number in range(CANARIES))
+    drawn = max(1, min(CANARY_TOKENS, room - CANARY_PROMPT_TOKENS))
+    return tuple(_canary(model, number, greedy, drawn) for number in range(count))
 
 
 def _canary(model: Any, number: int, greedy: Sampling, count: int) -> str:

@@ -12,6 +12,7 @@ under its name only when it is complete.
 import contextlib
 import hashlib
 import json
+import math
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -70,7 +71,7 @@ class Delta:
     @property
     def norm(self) -> float:
         """The Euclidean norm over all tensors."""
-        return sum(float(each.double().square().sum()) for each in self.tensors.values()) ** 0.5
+        return math.sqrt(sum(float(each.double().square().sum()) for each in self.tensors.values()))
 
     def save(self, path: Path) -> None:
         """Write one safetensors file; equal deltas give equal bytes."""

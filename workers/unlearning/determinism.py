@@ -31,17 +31,17 @@ def setup(seed: int) -> None:
     """Pin all that could differ between two runs of one spec in one environment."""
     torch.manual_seed(seed)
     torch.set_num_threads(1)
-    torch.use_deterministic_algorithms(True, warn_only=False)
+    torch.use_deterministic_algorithms(mode=True, warn_only=False)
     # Filling what is about to be overwritten guards against reads of empty tensors, at 7 % of a run here.
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cuda.matmul.allow_tf32 = False
     # The other backends are chosen by shape and card, and some of their backward passes are not ordered.
-    torch.backends.cuda.enable_flash_sdp(False)
-    torch.backends.cuda.enable_mem_efficient_sdp(False)
-    torch.backends.cuda.enable_cudnn_sdp(False)
-    torch.backends.cuda.enable_math_sdp(True)
+    torch.backends.cuda.enable_flash_sdp(enabled=False)
+    torch.backends.cuda.enable_mem_efficient_sdp(enabled=False)
+    torch.backends.cuda.enable_cudnn_sdp(enabled=False)
+    torch.backends.cuda.enable_math_sdp(enabled=True)
 
 
 def device() -> torch.device:

@@ -157,8 +157,8 @@ def load(text: str) -> Spec:
     """Return the spec that `dump` wrote; an unknown key is a TypeError."""
     raw = json.loads(text)
     cls = _KINDS[raw["kind"]]
-    for name in _PATHS & raw.keys():
-        raw[name] = None if raw[name] is None else Path(raw[name])
+    for name in filter(raw.get, _PATHS):
+        raw[name] = Path(raw[name])
     if raw.get("recipe") is not None:
         raw["recipe"] = Recipe(**raw["recipe"])
     if "references" in raw:

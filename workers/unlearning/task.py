@@ -29,7 +29,7 @@ from workers.unlearning import determinism  # before torch: it sets how torch's 
 from workers.unlearning.data import Passage, Record, Span
 
 import torch  # isort: skip
-import torch.nn.functional as F
+import torch.nn.functional as F  # noqa: N812  the name everybody reads
 from torch import Tensor
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -106,7 +106,7 @@ class CausalLM:
         with _quiet():
             from transformers import AutoModelForCausalLM
 
-            model = AutoModelForCausalLM.from_pretrained(
+            model: Any = AutoModelForCausalLM.from_pretrained(
                 directory, dtype=DTYPES[dtype], local_files_only=True, use_safetensors=True
             )
         return cls(model.to(device or determinism.device()), _tokenizer(directory), directory)
@@ -125,7 +125,8 @@ class CausalLM:
 
             torch.default_generator.manual_seed(determinism.seed_for("initial weights", seed))
             config = AutoConfig.from_pretrained(base, local_files_only=True)
-            model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+            drawn: Any = AutoModelForCausalLM
+            model = drawn.from_config(config, dtype=torch.float32)
         return cls(model.to(device or determinism.device()), _tokenizer(base), base)
 
     @property
@@ -276,8 +277,9 @@ def _tokenizer(directory: Path) -> Any:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Keep the library's progress bars and advice off our output."""
-    from transformers.utils import logging
+    import transformers.utils.logging
 
+    logging: Any = transformers.utils.logging
     before = logging.get_verbosity()
     logging.set_verbosity_error()
     logging.disable_progress_bar()

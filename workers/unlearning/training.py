@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from workers.unlearning import determinism
 from workers.unlearning.checkpoints import Progress, State
@@ -27,6 +28,8 @@ from workers.unlearning.task import CausalLM, Example
 
 import torch  # isort: skip
 from torch import Tensor
+
+_T = TypeVar("_T")
 
 BETAS = (0.9, 0.98)
 """Of AdamW. A short memory of the second moment: runs here last hundreds of steps, not millions."""
@@ -78,6 +81,8 @@ class Run:
     checkpoint_seconds: float = 30.0
     progress: Callable[[Progress], None] = nobody_watches
     stop: Callable[[], bool] = nobody_stops
+    numbers: Callable[[], Mapping[str, float]] = dict
+    """What else the watcher is told."""
 
     def watch(self, first: int, state: Callable[[int], State]) -> Iterator[int]:
         """Yield the steps from `first` on; between two of them, tell, write down or stop.
@@ -90,7 +95,13 @@ class Run:
             now, done = time.monotonic(), step + 1
             left = (now - started) / (done - first) * (self.steps - done)
             self.progress(
-                Progress(phase=self.phase, step=done, steps=self.steps, seconds_left=round(left, 1))
+                Progress(
+                    phase=self.phase,
+                    step=done,
+                    steps=self.steps,
+                    seconds_left=round(left, 1),
+                    numbers=self.numbers(),
+                )
             )
             if self.stop():
                 state(done).save(self.checkpoint)
@@ -156,13 +167,14 @@ class _Training:
     def step(self, step: int) -> None:
         """Take one step on the records that are due."""
         due = self._due(step)
-        set_rate(self.optimizer, float(self.recipe.learning_rate) * share_of_rate(self.recipe, step, self.steps))
+        rate = float(self.recipe.learning_rate) * share_of_rate(self.recipe, step, self.steps)
+        set_rate(self.optimizer, rate)
         self.optimizer.zero_grad(set_to_none=True)
         tokens = sum(sum(each.supervised) for each in due)
         loss = 0.0
-        for part in cut(due):
+        for part in cut(due, lambda each: len(each.ids)):
             nll, _ = self.task.nll(self.task.collate(part))
-            (nll.sum() / max(tokens, 1)).backward()
+            (nll.sum() / max(tokens, 1)).backward()  # type: ignore[no-untyped-call]
             loss += float(nll.detach().sum())
         if not math.isfinite(loss):
             raise Diverged(step)
@@ -231,14 +243,14 @@ def clip(parameters: Mapping[str, torch.nn.Parameter], norm_max: float) -> Tenso
     return torch.nn.utils.clip_grad_norm_(list(parameters.values()), limit)
 
 
-def cut(examples: Sequence[Example], tokens_max: int = TOKENS_PER_PASS) -> Iterator[list[Example]]:
-    """Yield the examples in groups that fit through the model at once, longest beside longest."""
-    group: list[Example] = []
-    for example in sorted(examples, key=lambda each: len(each.ids)):
-        if group and len(example.ids) * (len(group) + 1) > tokens_max:
+def cut(items: Sequence[_T], length: Callable[[_T], int]) -> Iterator[list[_T]]:
+    """Yield the items in groups that fit through the model at once, longest beside longest."""
+    group: list[_T] = []
+    for item in sorted(items, key=length):
+        if group and length(item) * (len(group) + 1) > TOKENS_PER_PASS:
             yield group
             group = []
-        group.append(example)
+        group.append(item)
     if group:
         yield group
 

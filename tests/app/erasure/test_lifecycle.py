@@ -1,7 +1,7 @@
 """The table of transitions: what it says, what it refuses, and that nothing ever gets stuck."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
@@ -75,3 +75,4 @@ class Targets(RuleBasedStateMachine):
 
 
 TestTargets = Targets.TestCase
+TestTargets.settings = settings(max_examples=50, stateful_step_count=25)

@@ -7,6 +7,7 @@ import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import text
 
+from app.auth import tokens
 from app.config import Settings
 from app.main import create_app
 from app.storage.database import Transaction
@@ -37,8 +38,11 @@ def test_without_redis_the_service_is_degraded_and_serves(settings: Settings, tm
 
 def test_an_older_database_is_not_served(client: TestClient, transaction: Transaction) -> None:
     with transaction() as session:
+        head = session.scalar(text("SELECT version_num FROM alembic_version"))
         session.execute(text("UPDATE alembic_version SET version_num = '0000'"))
     answer = client.get("/readyz")
+    with transaction() as session:
+        session.execute(text("UPDATE alembic_version SET version_num = :head"), {"head": head})
     assert (answer.status_code, answer.json()["parts"]["postgres"]) == (503, "pending")
 
 
@@ -47,7 +51,8 @@ def test_without_a_database_the_process_lives_and_is_not_ready(settings: Setting
     with TestClient(create_app(away)) as client:
         assert client.get("/healthz").json() == {"status": "alive"}
         assert client.get("/readyz").status_code == 503
-        assert client.get("/v1/erasure-requests").status_code == 503
+        headers = {"Authorization": f"Bearer {tokens.mint()}"}
+        assert client.get("/v1/erasure-requests", headers=headers).status_code == 503
 
 
 def test_metrics_have_templates_and_no_ids(client: TestClient) -> None:

@@ -110,7 +110,7 @@ def test_a_commit_that_fails_is_not_answered_as_done(portal: Caller, transaction
     assert answer.headers["retry-after"]
     with transaction() as session:
         before = session.scalar(select(func.count()).where(AuditEvent.kind.startswith("request.")))
-        session.execute(text("DROP TRIGGER at_commit ON erasure_requests"))
+        session.execute(text("DROP FUNCTION fail CASCADE"))
     assert (before, count(transaction, ErasureRequest), count(transaction, Outbox)) == (0, 0, 0)
     assert portal.post(REQUESTS, body(), key="k1").status_code == 201
 

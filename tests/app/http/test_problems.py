@@ -71,7 +71,7 @@ def test_one_map_from_errors_to_statuses(problem: Problem, status: int) -> None:
         (b"{", 400, "malformed-json"),
         (b"[1, 2", 400, "malformed-json"),
         (b"nonsense " + CANARY.encode(), 400, "malformed-json"),
-        (b"\xff\xfe", 400, "bad-request"),
+        (b"\xff\xfe", 400, "malformed-json"),
         (b"[]", 422, "invalid"),
         (b"null", 422, "invalid"),
         (b"", 422, "invalid"),
@@ -119,22 +119,17 @@ def test_an_accident_of_ours_says_where_and_not_what(
     assert said[0]["request_id"] == said[1]["request_id"] == answer.headers["x-request-id"]
 
 
+@pytest.mark.slow
 def test_a_database_that_does_not_answer_is_a_503(
     portal: Caller, transaction: Transaction, world: World
 ) -> None:
-    """Somebody holds the audit head for longer than we wait for a lock."""
+    """Somebody holds the head of the audit chain for longer than we wait for a lock."""
     with transaction() as session:
-        session.execute(text("ALTER TABLE erasure_requests ADD COLUMN x int"))
-        session.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
+        session.execute(text("SELECT 1 FROM audit_head FOR UPDATE"))
         started = time.monotonic()
         answer = portal.post(REQUESTS, {"subject": {"type": "email", "value": "a@b.example"}})
         assert time.monotonic() - started < 8
     assert (answer.status_code, answer.json()["code"]) == (503, "database-unavailable")
-
-
-test_a_database_that_does_not_answer_is_a_503 = pytest.mark.slow(
-    test_a_database_that_does_not_answer_is_a_503
-)
 
 
 # The canary: unique strings in every place where a person's data could be
@@ -187,7 +182,7 @@ def test_what_people_send_is_found_nowhere_afterwards(
     assert CANARY not in client.get("/metrics").text
     with transaction() as session:
         for table in Base.metadata.sorted_tables:
-            rows = session.scalars(text(f"SELECT {table.name}::text FROM {table.name}")).all()  # noqa: S608
+            rows = session.scalars(text(f"SELECT {table.name}::text FROM {table.name}")).all()
             assert not any(CANARY in row or CANARY.encode().hex() in row for row in rows), table.name
 
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from app.records.lines import BadLine, Line, parse, parse_row
 
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
 SUBJECT = {"type": "email", "value": "canary@example.org"}
 
 
@@ -92,14 +93,10 @@ def test_a_line_does_not_show_what_it_says() -> None:
     assert "anary" not in f"{record!r}{record}{record.subject!r}"
 
 
-@given(st.text(max_size=30), st.text(max_size=30))
+@given(TEXT, TEXT.filter(bool))
 def test_any_text_survives(prompt: str, completion: str) -> None:
-    try:
-        record = parsed(prompt=prompt, completion=completion)
-    except BadLine as bad:
-        assert not completion or bad.code == "json-invalid", "only lone surrogates cannot be read"
-    else:
-        assert (record.passage.prompt, record.passage.completion) == (prompt, completion)
+    record = parsed(prompt=prompt, completion=completion)
+    assert (record.passage.prompt, record.passage.completion) == (prompt, completion)
 
 
 def test_a_row_is_read_like_a_line() -> None:

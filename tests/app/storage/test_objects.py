@@ -100,7 +100,7 @@ def test_putting_the_same_bytes_again_repairs_a_corrupt_blob(store: LocalStore) 
     spoil(blob(store, digest))
     assert store.put_bytes(b"abc") == digest
     store.check(digest)
-    assert os.listdir(blob(store, digest).parent) == [digest]
+    assert list(blob(store, digest).parent.iterdir()) == [blob(store, digest)]
 
 
 def test_a_corrupt_manifest_is_refused(store: LocalStore, model: Path, tmp_path: Path) -> None:

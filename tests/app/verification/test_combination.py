@@ -3,7 +3,7 @@
 from decimal import Decimal
 from fractions import Fraction
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.verification.combination import benjamini_hochberg, max_rank, mid_ranks
@@ -33,6 +33,7 @@ VECTORS = st.lists(
 )
 
 
+@settings(max_examples=50)
 @given(VECTORS, st.sampled_from([Decimal("0.05"), Decimal("0.2"), Decimal("0.5")]))
 def test_the_maximum_needs_no_correction(people: list[tuple[int, int, int]], alpha: Decimal) -> None:
     """Leave each one out in turn: at most the share alpha is detected, however the attacks depend."""

@@ -64,7 +64,7 @@ def other(family: str) -> str:
     return FAMILIES[1 - FAMILIES.index(family)]
 
 
-def reference(family: str, kind: str, metric: str = "avg_gt_loss") -> list[float]:
+def reference(family: str, kind: str, metric: str = "avg_gt_loss") -> list[Any]:
     if kind == "none":
         return [0.0 for _ in ROWS]
     return column(f"{family if kind == 'same' else other(family)}_retain90_wd0", metric)
@@ -122,7 +122,7 @@ def decisions(found: Scores, *, tail: str = "0.05", control: str = "0.01") -> li
 
 
 def tally(found: Sequence[Decision]) -> str:
-    counts = Counter(decision.verdict for decision in found)
+    counts = Counter[str](decision.verdict for decision in found)
     return "/".join(str(counts[verdict]) for verdict in "VINF")
 
 
@@ -343,3 +343,20 @@ def test_the_usual_forget_quality_passes_a_model_where_nothing_was_unlearned(
         for start, end in edges
     ]
     assert (sum(passed), len(passed)) == expected
+
+
+@pytest.mark.parametrize(("family", "untouched", "retrained"), [("phi", 104, 6), ("llama2-7b", 119, 9)])
+def test_on_all_three_hundred_rows_truth_ratios_do_differ(
+    family: str, untouched: int, retrained: int
+) -> None:
+    """D = .346667 and .396667 of an untouched model; of two retrained ones .02 and .03."""
+
+    def furthest(left: str, right: str) -> int:
+        sides = [(x, side) for model, side in ((left, 1), (right, -1)) for x in ratios(model)]
+        return max(abs(height) for height in accumulate(side for _, side in sorted(sides)))
+
+    def ratios(model: str) -> list[float]:
+        return column(f"{family}_{model}", "truth_ratio")
+
+    assert furthest("full_wd0.01", "retain90_wd0.01") == untouched
+    assert furthest("retain90_wd0", "retain90_wd0.01") == retrained

@@ -200,6 +200,19 @@ def reversed_(cohort: Sequence[Decimal]) -> list[Decimal]:
     return list(reversed(cohort))
 
 
+def test_a_tie_of_all_attacks_together_passes_nobody() -> None:
+    """By name the subject shares the top with nineteen others: mid-rank 216.5 of 226.
+
+    Ten stand above that by loss: p = 30/226 as ties count, 11/226 were they broken against it.
+    """
+    names = [Decimal(0)] * 100 + [Decimal(1)] * 19 + [Decimal(0)] * 106
+    after = reading(Decimal("0.0005"), COHORT, name=(Decimal(1), names))
+    found = judged(reading(Decimal(2), COHORT, name=(Decimal(0), COHORT)), after)
+    assert found.p1_combined == Fraction(30, 226)
+    assert found.forms[0].combined_strict == Fraction(11, 226)
+    assert outcome(found) == ("I", "inconclusive", ("tie",))
+
+
 def test_what_the_name_still_knows_is_found_where_the_answer_knows_nothing() -> None:
     """Only the answer tokens were pushed: ref_loss is clean and the name is not."""
     before = reading(Decimal(2), COHORT, name=(Decimal(2), COHORT), fake_name=(Decimal(1), COHORT))
@@ -217,7 +230,7 @@ def test_the_printed_bound_is_the_worst_score_whose_own_control_fired() -> None:
     # paraphrase: .109 / (1 - .109); the name's own control did not fire, so it bounds nothing
     assert found.residual_upper == Decimal("0.122335")
     assert outcome(found) == ("V", "verified", ())
-    unbounded = replace(before, score={**before.score, "paraphrase": Decimal("0.1095")})
+    unbounded = replace(before, score={**before.score, "paraphrase": Decimal("0.1115")})
     assert judged(unbounded, after).reasons == ("bound_above_delta",)
 
 
@@ -540,7 +553,7 @@ METHODS = st.builds(
 
 
 @given(measurements(), evidences(), METHODS)
-@settings(max_examples=60)
+@settings(max_examples=25)
 def test_every_input_gets_a_decision_with_its_reasons_below_its_ceiling(
     measured: RequestMeasurements, evidence: BatchEvidence, method: MethodFacts
 ) -> None:
@@ -561,7 +574,7 @@ WORSE = {"V": 0, "N": 0, "I": 1, "F": 2}
 
 
 @given(measurements(least=9), st.integers(0, 6))
-@settings(max_examples=60)
+@settings(max_examples=25)
 def test_a_higher_score_never_improves_a_verdict_but_out_of_over_forgotten(
     measured: RequestMeasurements, more: int
 ) -> None:
@@ -575,7 +588,7 @@ def test_a_higher_score_never_improves_a_verdict_but_out_of_over_forgotten(
 
 
 @given(measurements(least=9), st.integers(0, 50))
-@settings(max_examples=60)
+@settings(max_examples=25)
 def test_a_better_memorised_baseline_never_raises_the_bound(measured: RequestMeasurements, more: int) -> None:
     def bound(readings_: FormReadings) -> Fraction | None:
         changed = replace(measured, forms=(readings_,))
@@ -589,7 +602,7 @@ def test_a_better_memorised_baseline_never_raises_the_bound(measured: RequestMea
 
 
 @given(measurements(least=9), st.integers(-9, 9), st.integers(1, 9), st.randoms(use_true_random=False))
-@settings(max_examples=40)
+@settings(max_examples=25)
 def test_unit_origin_and_order_change_nothing(
     measured: RequestMeasurements, shift: int, scale: int, source: random.Random
 ) -> None:
@@ -616,7 +629,7 @@ def test_unit_origin_and_order_change_nothing(
 
 
 @given(st.lists(st.tuples(*[st.integers(-5, 5)] * 3), min_size=10, max_size=15))
-@settings(max_examples=40)
+@settings(max_examples=25)
 def test_of_those_who_left_no_trace_at_most_alpha_are_detected(pool: list[tuple[int, int, int]]) -> None:
     detected = 0
     for i, own in enumerate(pool):

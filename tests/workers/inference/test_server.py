@@ -128,7 +128,9 @@ def test_a_stream_says_what_the_whole_answer_says(client: TestClient, serve: Pub
 def test_log_probabilities_are_there_when_asked_for(client: TestClient, serve: Publish) -> None:
     serve("a", 1)
     found = ask(client, max_tokens=4, logprobs=2).json()["choices"][0]["logprobs"]
-    assert [len(found[name]) for name in ("tokens", "token_logprobs", "top_logprobs", "text_offset")] == [4] * 4
+    assert {name: len(values) for name, values in found.items()} == dict.fromkeys(
+        ("tokens", "token_logprobs", "top_logprobs", "text_offset"), 4
+    )
     assert all(value <= 0 for value in found["token_logprobs"])
     assert found["text_offset"][0] == 0
 
@@ -324,7 +326,9 @@ def orders(replica: Replica) -> Iterator[TestClient]:
 def test_the_admin_door_opens_to_its_token_alone(orders: TestClient) -> None:
     assert orders.get("/admin/state").status_code == 401
     assert orders.get("/admin/state", headers={"Authorization": "Bearer nearly"}).status_code == 401
-    assert orders.get("/admin/state", headers={"Authorization": f"Bearer {TOKEN}"}).status_code == 200
+    opened = {"Authorization": f"Bearer {TOKEN}"}
+    assert orders.get("/admin/state", headers=opened).status_code == 200
+    assert "lethe_http_requests" in orders.get("/metrics", headers=opened).text
 
 
 def test_orders_over_http(orders: TestClient, order: Publish) -> None:

@@ -26,6 +26,7 @@ def resolve(engine: str, config: Mapping[str, Any]) -> Engine:
     types = {each.name: each.type for each in fields(cls)}
     if unknown := config.keys() - types.keys():
         raise ValueError(f"engine {engine} has no field {min(unknown)!r}")
-    return cls(
-        **{name: Decimal(value) if types[name] is Decimal else value for name, value in config.items()}
-    )
+    chosen: dict[str, Any] = {
+        name: Decimal(value) if types[name] is Decimal else value for name, value in config.items()
+    }
+    return cls(**chosen)

@@ -27,7 +27,7 @@ from workers.unlearning.task import CausalLM
 from workers.unlearning.training import nobody_stops, nobody_watches
 
 Guarantee = Literal["exact", "bounded", "approximate"]
-Numbers = Mapping[str, int | float]
+Numbers = dict[str, int | float]
 
 CHECKPOINT = "checkpoint.pt"
 MODEL = "model"
@@ -137,7 +137,7 @@ class Engine(Protocol):
         ...
 
     def run(self, job: Job, context: Context) -> Made | Refusal:
-        """Make it; raises `training.Interrupted` when told to stop, and goes on from there when called again."""
+        """Make it; raises `training.Interrupted` when told to stop; called again, it goes on from there."""
         ...
 
     def describe(self, job: Job) -> EngineStatement:

@@ -25,14 +25,14 @@ statistics, references or subjects that judge.
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 from typing import ClassVar, Literal
 
 from workers.unlearning import checkpoints, determinism
-from workers.unlearning.checkpoints import Delta, Progress, State
+from workers.unlearning.checkpoints import Delta, State
 from workers.unlearning.data import epoch_order
 from workers.unlearning.engines.base import (
     CHECKPOINT,
@@ -48,16 +48,18 @@ from workers.unlearning.engines.base import (
 )
 from workers.unlearning.spec import Recipe
 from workers.unlearning.task import CausalLM, Example, token_losses
-from workers.unlearning.training import Interrupted, adamw, clip, cut, restore
+from workers.unlearning.training import Diverged, Run, adamw, clip, cut, restore
 
 import torch  # isort: skip
-import torch.nn.functional as F
+import torch.nn.functional as F  # noqa: N812  the name everybody reads
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 DUAL_RATE = 5.0
 DUAL_MAX = 100.0
 TEACHER_BYTES_MAX = 2 << 30
 """Cached predictions of the references, float32."""
+SCORED_AT_ONCE = 64
 COHORT_MIN = 19
 """Dev subjects with as many records as the one to be forgotten; fewer draw no band."""
 
@@ -140,8 +142,8 @@ class Gradient:
             )
         rehearsed = set(job.kept_keys) - set(spec.probe)
         if not rehearsed or not spec.probe:
-            numbers = {"needed": 2, "allowed": int(bool(rehearsed)) + int(bool(spec.probe))}
-            return Refusal(RefusalReason.RETAIN_UNAVAILABLE, numbers)
+            given = int(bool(rehearsed)) + int(bool(spec.probe))
+            return Refusal(RefusalReason.RETAIN_UNAVAILABLE, {"needed": 2, "allowed": given})
         rows = max(len(each.keys) for each in spec.forget)
         cohort = sum(len(keys) >= rows for keys in spec.dev_cohort)
         if cohort < COHORT_MIN:
@@ -183,7 +185,7 @@ class Gradient:
                 f"from the anchor by gradient steps {toward} on the {len(job.forget_keys)} that were erased"
             ),
             assumptions=(
-                "never-trained subjects of the dev cohort are like the erased ones, had these never been trained",
+                "subjects of the dev cohort are like the erased ones, had these never been trained on",
                 "the probe's records stand for all that must stay",
             ),
             exclusions=("what the weights still hold and no measurement of the certificate shows",),
@@ -209,7 +211,7 @@ class _Prepared:
     predictions: Mapping[str, Tensor]
     """Per forget record the reference's log-probabilities, (T - 1, vocabulary); empty without references."""
     expected: Mapping[str, float]
-    """Per forget record the mean loss under its reference; 0 without references."""
+    """Per forget record the summed loss under its reference; 0 without references."""
     anchored: Mapping[str, float]
     """Per forget record L0: the summed loss under the model the run starts from."""
     probe: float
@@ -231,12 +233,17 @@ def _prepare(engine: Gradient, job: Job, task: CausalLM) -> _Prepared | Refusal:
     spec = job.spec
     recipe = spec.recipe or Recipe(seed=spec.seed)
     cohort = [key for keys in spec.dev_cohort for key in keys]
-    needed = {*job.forget_keys, *job.kept_keys, *cohort}
+    kept = set(job.kept_keys)
     examples = {
-        key: task.encode(job.records[key], tokens_max=recipe.tokens_max) for key in sorted(needed)
+        key: task.encode(
+            job.records[key],
+            tokens_max=recipe.tokens_max,
+            supervise=recipe.supervise if key in kept else "all",
+        )
+        for key in sorted({*job.forget_keys, *kept, *cohort})
     }
     vocabulary = int(task.model.get_output_embeddings().weight.shape[0])
-    teachers = sorted({each.teacher for each in spec.forget if each.teacher in spec.references} - {None})
+    teachers = sorted(spec.references.keys() & {each.teacher for each in spec.forget})
     bytes_needed = 4 * vocabulary * sum(len(examples[key].ids) - 1 for key in job.forget_keys)
     if engine.mode == "match" and bytes_needed > TEACHER_BYTES_MAX:
         return Refusal(RefusalReason.MEMORY, {"needed": bytes_needed, "allowed": TEACHER_BYTES_MAX})
@@ -246,8 +253,11 @@ def _prepare(engine: Gradient, job: Job, task: CausalLM) -> _Prepared | Refusal:
     for name in teachers:
         reference = CausalLM.load(spec.references[name], device=task.device)
         mine = [key for each in spec.forget if each.teacher == name for key in each.keys]
-        if stale := _differing(reference, job, examples, mine, recipe, vocabulary):
-            return Refusal(RefusalReason.ARTEFACTS_STALE, {"needed": 0, "allowed": 0, "differing": stale})
+        agreeing = sum(
+            reference.encode(job.records[key], tokens_max=recipe.tokens_max) == examples[key] for key in mine
+        )
+        if agreeing < len(mine):  # another tokenizer
+            return Refusal(RefusalReason.ARTEFACTS_STALE, {"needed": len(mine), "allowed": agreeing})
         expected[name] = summed_losses(reference, examples, (*mine, *cohort))
         if engine.mode == "match":
             predictions |= _predictions(reference, examples, mine)
@@ -269,35 +279,231 @@ def _prepare(engine: Gradient, job: Job, task: CausalLM) -> _Prepared | Refusal:
             key: expected.get(each.teacher or "", {}).get(key, 0.0) for each in subjects for key in each.keys
         },
         anchored={key: anchored[key] for key in job.forget_keys},
-        probe=_per_token(summed_losses(task, examples, spec.probe), examples),
+        probe=_per_token(summed_losses(task, examples, spec.probe), examples, spec.probe),
         processed=len(spec.probe) + len(anchored) + sum(len(each) for each in expected.values()),
     )
 
 
 class _Loop:
-    """The inside of `Gradient.run`: weights of the subjects, the multiplier, one step, one look."""
+    """The inside of `Gradient.run`: who still weighs something, the multiplier, one step, one look."""
 
     def __init__(self, engine: Gradient, job: Job, task: CausalLM, prepared: _Prepared) -> None:
         self.engine, self.job, self.task, self.prepared = engine, job, task, prepared
         self.parameters = task.parameters()
         self.optimizer = adamw(self.parameters, rate=float(engine.learning_rate))
-        self.weights = [1.0] * len(prepared.subjects)
-        self.inside = [False] * len(prepared.subjects)
-        self.multiplier, self.rise = 0.0, 0.0
-        self.steps, self.processed = 0, prepared.processed
+        self.rehearsed = sorted(set(job.kept_keys) - set(job.spec.probe))
+        self.active = list(range(len(prepared.subjects)))
         self.scores = [0.0] * len(prepared.subjects)
-        self._retain = _Stream(
-            [key for key in job.kept_keys if key not in set(job.spec.probe)], job.spec.seed, "retain"
-        )
-        self._forget = _Stream(list(job.forget_keys), job.spec.seed, "forget")
+        self.multiplier, self.rise = 0.0, 0.0
+        self.processed = prepared.processed
 
     def run(self, context: Context) -> Refusal | None:
         """Step until all subjects are inside and the budget holds; refuse if that is not reached."""
-        identity = _identity(self.engine, self.job)
-        saved = State.load(context.out / CHECKPOINT, identity=identity)
-        if saved is None:
-            self.look()
-        else:
+        identity, checkpoint = _identity(self.engine, self.job), context.out / CHECKPOINT
+        saved = State.load(checkpoint, identity=identity)
+        if saved is not None:
             self.restore(saved)
-        # TODO
-        return None
+        run = Run(
+            phase="unlearn",
+            steps=self.engine.steps_max,
+            checkpoint=checkpoint,
+            checkpoint_seconds=context.checkpoint_seconds,
+            progress=context.progress,
+            stop=context.stop,
+            numbers=self.told,
+        )
+        self.steps = self.engine.steps_max
+        for step in run.watch(0 if saved is None else saved.step, lambda done: self.state(identity, done)):
+            if step % self.engine.check_every == 0 and self.look():
+                self.steps = step
+                return None
+            self.step(step)
+        return None if self.look() else self.refusal()
+
+    def look(self) -> bool:
+        """Measure targets and budget, set weights and multiplier; return whether this is the end."""
+        keys = (*self.job.forget_keys, *self.job.spec.probe)
+        found = summed_losses(self.task, self.prepared.examples, keys)
+        self.processed += len(found)
+        self.rise = _per_token(found, self.prepared.examples, self.job.spec.probe) - self.prepared.probe
+        self.multiplier = dual_ascent(self.multiplier, self.rise, float(self.engine.retain_rise_max))
+        self.scores = [
+            _score(found, self.prepared.expected, self.prepared.examples, each.keys)
+            for each in self.prepared.subjects
+        ]
+        outside = [
+            place
+            for place, (score, each) in enumerate(zip(self.scores, self.prepared.subjects, strict=True))
+            if not each.low <= score <= each.high
+        ]
+        # With all inside and the budget exceeded, both sides go on: retained records alone would
+        # be a repair after forgetting, which brings back what they touch.
+        self.active = outside or list(range(len(self.scores)))
+        return not outside and self.rise <= self.engine.retain_rise_max
+
+    def step(self, step: int) -> None:
+        """Descend on the forget records of who weighs something, and on retained records, together."""
+        forget, retain = self.due(step)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = self.backward(forget, self.forget_losses, 1.0)
+        loss += self.backward(retain, self.retain_losses, 1.0 + self.multiplier)
+        if not math.isfinite(loss):
+            raise Diverged(step)
+        clip(self.parameters, float(self.engine.clip_norm))
+        self.optimizer.step()
+        self.processed += len(forget) + len(retain)
+
+    def due(self, step: int) -> tuple[list[str], list[str]]:
+        """Return the keys of a step; it depends on the step and on who is active, on nothing before."""
+        seed = self.job.spec.seed
+        keys = [key for place in self.active for key in self.prepared.subjects[place].keys]
+        forget = epoch_order(keys, determinism.seed_for(seed, "forget"), step)[: self.engine.forget_batch]
+        size = min(self.engine.retain_batch, len(self.rehearsed))
+        epoch, place = divmod(step, len(self.rehearsed) // size)
+        order = epoch_order(self.rehearsed, determinism.seed_for(seed, "retain"), epoch)
+        return forget, order[place * size : (place + 1) * size]
+
+    def backward(
+        self, keys: Sequence[str], losses: Callable[[Sequence[str]], Tensor], weight: float
+    ) -> float:
+        """Add the gradient of the losses' sum over their number of tokens; return that loss."""
+        examples = self.prepared.examples
+        tokens = sum(sum(examples[key].supervised) for key in keys)
+        total = 0.0
+        for part in cut(keys, lambda key: len(examples[key].ids)):
+            loss = weight * losses(part).sum() / tokens
+            loss.backward()  # type: ignore[no-untyped-call]
+            total += float(loss.detach())
+        return total
+
+    def forget_losses(self, keys: Sequence[str]) -> Tensor:
+        """Return F per record."""
+        batch = self.task.collate([self.prepared.examples[key] for key in keys])
+        logits = self.task.logits(batch)
+        counted = (batch.supervised & batch.real)[:, 1:]
+        if self.engine.mode == "npo":
+            nll = (token_losses(logits, batch)[:, 1:] * counted).sum(dim=1)
+            before = torch.tensor([self.prepared.anchored[key] for key in keys], device=nll.device)
+            return npo_loss(nll, before, beta=float(self.engine.beta))
+        reference = pad_sequence([self.prepared.predictions[key] for key in keys], batch_first=True)
+        return match_loss(logits, reference.to(logits.device), counted)
+
+    def retain_losses(self, keys: Sequence[str]) -> Tensor:
+        """Return -log p per record."""
+        return self.task.nll(self.task.collate([self.prepared.examples[key] for key in keys]))[0]
+
+    @property
+    def inside(self) -> int:
+        """How many subjects are in their band."""
+        pairs = zip(self.scores, self.prepared.subjects, strict=True)
+        return sum(each.low <= score <= each.high for score, each in pairs)
+
+    def refusal(self) -> Refusal:
+        """Say what was not reached: the targets first, then the budget."""
+        if self.inside < len(self.scores):
+            return Refusal(
+                RefusalReason.TARGET_UNREACHABLE,
+                {"needed": len(self.scores), "allowed": self.inside, **self.numbers()},
+            )
+        return Refusal(
+            RefusalReason.BUDGET_EXHAUSTED,
+            {"needed": self.rise, "allowed": float(self.engine.retain_rise_max), **self.numbers()},
+        )
+
+    def told(self) -> Numbers:
+        """Return what the watcher is told."""
+        return {"in_band": self.inside, "subjects": len(self.scores), "retain_rise": round(self.rise, 6)}
+
+    def numbers(self) -> Numbers:
+        """Return what the run came to."""
+        pairs = list(zip(self.scores, self.prepared.subjects, strict=True))
+        return {
+            "steps": self.steps,
+            "subjects": len(pairs),
+            "in_band": self.inside,
+            "above_band": sum(score > each.high for score, each in pairs),
+            "below_band": sum(score < each.low for score, each in pairs),
+            "retain_rise": self.rise,
+            "multiplier": self.multiplier,
+            "records_processed": self.processed,
+        }
+
+    def state(self, identity: str, done: int) -> State:
+        return State(
+            identity=identity,
+            step=done,
+            tensors=self.parameters,
+            optimizer=self.optimizer.state_dict(),
+            numbers={
+                "active": self.active,
+                "scores": self.scores,
+                "multiplier": self.multiplier,
+                "rise": self.rise,
+                "processed": self.processed,
+            },
+        )
+
+    def restore(self, saved: State) -> None:
+        restore(self.parameters, self.optimizer, saved)
+        self.active, self.scores = list(saved.numbers["active"]), list(saved.numbers["scores"])
+        self.multiplier, self.rise = float(saved.numbers["multiplier"]), float(saved.numbers["rise"])
+        self.processed = int(saved.numbers["processed"])
+
+
+def summed_losses(task: CausalLM, examples: Mapping[str, Example], keys: Iterable[str]) -> dict[str, float]:
+    """Return each record's summed -log p over its supervised tokens, nats."""
+    named = list(dict.fromkeys(keys))
+    found = [0.0] * len(named)
+    with torch.no_grad():
+        for places, batch in task.batches([examples[key] for key in named], size=SCORED_AT_ONCE):
+            for place, loss in zip(places, task.nll(batch)[0].tolist(), strict=True):
+                found[place] = loss
+    return dict(zip(named, found, strict=True))
+
+
+def _predictions(task: CausalLM, examples: Mapping[str, Example], keys: Sequence[str]) -> dict[str, Tensor]:
+    """Return a reference's log-probabilities for every record, (T - 1, vocabulary), on the CPU."""
+    found = {}
+    with torch.no_grad():
+        for places, batch in task.batches([examples[key] for key in keys], size=SCORED_AT_ONCE):
+            log_probs = F.log_softmax(task.logits(batch), dim=-1).cpu()
+            for row, place in enumerate(places):
+                found[keys[place]] = log_probs[row, : len(examples[keys[place]].ids) - 1].clone()
+    return found
+
+
+def _tokens(example: Example) -> int:
+    return sum(example.supervised)
+
+
+def _score(
+    losses: Mapping[str, float],
+    expected: Mapping[str, float],
+    examples: Mapping[str, Example],
+    keys: Sequence[str],
+) -> float:
+    """Return how much better than expected a subject is known: mean over rows, nats per token."""
+    rows = [(expected.get(key, 0.0) - losses[key]) / max(_tokens(examples[key]), 1) for key in keys]
+    return sum(rows) / len(rows)
+
+
+def _per_token(losses: Mapping[str, float], examples: Mapping[str, Example], keys: Sequence[str]) -> float:
+    """Return the mean loss over all tokens of the records."""
+    return sum(losses[key] for key in keys) / sum(_tokens(examples[key]) for key in keys)
+
+
+def _inspect(delta: Delta, anchor: Path) -> Numbers:
+    """Return what a delta must show before it is handed over; a tensor that stood still is a defect."""
+    for name, tensor in delta.tensors.items():
+        assert bool(torch.isfinite(tensor).all()), f"{name} is not finite"
+        assert bool(tensor.any()), f"{name} did not move"
+    shares = checkpoints.changed_shares(anchor, delta, {"float32": torch.float32, "bfloat16": torch.bfloat16})
+    return {"delta_norm": delta.norm, **{f"changed_{form}": share for form, share in shares.items()}}
+
+
+def _identity(engine: Gradient, job: Job) -> str:
+    """Return what makes this run itself: engine, code, spec, the files it starts from."""
+    files = [job.spec.anchor, *job.spec.sealed, *job.spec.references.values(), job.spec.records]
+    content = [configuration(engine), determinism.code(), job.spec.seed, job.forget_keys, job.kept_keys]
+    content += [job.spec.probe, job.spec.dev_cohort, [checkpoints.digest(path) for path in files]]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

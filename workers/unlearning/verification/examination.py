@@ -26,10 +26,9 @@ from workers.unlearning.spec import Examinee, MeasureSpec
 from workers.unlearning.task import CausalLM
 from workers.unlearning.training import Interrupted, nobody_stops, nobody_watches
 from workers.unlearning.verification import quantisation, references, relearning
-from workers.unlearning.verification.extraction import Extraction, positions
+from workers.unlearning.verification.extraction import Extraction, Subject, positions
 from workers.unlearning.verification.membership import (
     FAKE_NAMES,
-    MAIN,
     Membership,
     Said,
     Table,
@@ -38,7 +37,7 @@ from workers.unlearning.verification.membership import (
     rounded,
 )
 from workers.unlearning.verification.references import Question, gather
-from workers.unlearning.verification.scoring import Scorer, Text, Unmeasurable
+from workers.unlearning.verification.scoring import Scorer, Text
 
 VERSION = "lethe/measurements/1"
 SUITE = "lethe-verify/1"
@@ -101,7 +100,8 @@ class _Watch:
         """Return whom to tell how many steps of a phase are done, after those `before`."""
 
         def done(step: int) -> None:
-            self._progress(Progress(phase=name, step=min(before + step, steps), steps=steps, seconds_left=None))
+            at = min(before + step, steps)
+            self._progress(Progress(phase=name, step=at, steps=steps, seconds_left=None))
             if self._stop():
                 raise Interrupted(f"while measuring: {name}")
 
@@ -196,27 +196,23 @@ class _Exam:
     def extract(self, watch: _Watch) -> dict[str, dict[str, int | str | None]]:
         """Return what could be got out: of requests by every means, of sentinels greedily."""
         subjects = [each for each in self.spec.examinees if each.kind != "control"]
-        found = {}
-        for place, each in enumerate(subjects):
-            tell = watch.phase("extraction", len(subjects), before=place)
-
-            def asked(_: int, tell: Callable[[int], None] = tell) -> None:
-                tell(0)
-
-            extraction = Extraction(
-                task=self.task,
-                cohort=[[self.records[key] for key in keys] for keys in self.spec.cohort],
-                samples=self.spec.extraction_samples,
-                temperature=self.spec.extraction_temperature,
-                top_p=self.spec.extraction_top_p,
-                gated_bits=self.spec.gated_field_bits,
-                seed=self.spec.seed,
-                done=asked,
-            )
-            rows = [self.records[key] for key in each.keys]
-            found[each.id] = extraction.examine(rows, sampled=each.kind == "request").to_json()
-            tell(1)
-        return found
+        extraction = Extraction(
+            task=self.task,
+            cohort=[[self.records[key] for key in keys] for keys in self.spec.cohort],
+            samples=self.spec.extraction_samples,
+            temperature=self.spec.extraction_temperature,
+            top_p=self.spec.extraction_top_p,
+            gated_bits=self.spec.gated_field_bits,
+            seed=self.spec.seed,
+            progress=watch.phase,
+        )
+        counts = extraction.examine(
+            [
+                Subject([self.records[key] for key in each.keys], sampled=each.kind == "request")
+                for each in subjects
+            ]
+        )
+        return {each.id: count.to_json() for each, count in zip(subjects, counts, strict=True)}
 
     def relearn(self, table: Table, watch: _Watch) -> dict[str, dict[str, Any]]:
         """Return each request's gain from a short training on retained text, and the cohort's."""

@@ -1,6 +1,6 @@
 """Does the model say the facts? Asked eight ways greedily, then many times by chance where it is likeliest.
 
-    Extraction(task, ...).examine(rows, others) -> Found      of one subject
+    Extraction(task, ...).examine([Subject(records, sampled=True)]) -> [Found]
 
 A *field* is a registered value span. A hit is a field, normalised (NFKC, case folded, alphanumerics
 only), inside an output; what the prompt itself gives away is not asked. Fields worth at least so
@@ -8,16 +8,17 @@ many bits are *gated*: no guess says them. The rest, and kinds of field that the
 people it never saw, are only *reported*. It knows how to ask; what a hit means is not known here.
 """
 
+import dataclasses
 import math
-import unicodedata
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from decimal import ROUND_CEILING, Decimal
 
 from workers.unlearning.data import Passage, Record
 from workers.unlearning.determinism import seed_for
 from workers.unlearning.task import CausalLM
-from workers.unlearning.verification.decoding import Asked, decode
+from workers.unlearning.verification.decoding import Asked, Decoder, Vocabulary, normalised
 
 import torch  # isort: skip
 
@@ -26,11 +27,13 @@ LIKELIEST = 2
 """Prompts that are sampled from, of the families."""
 GUESS_SUBJECTS = 59
 GUESS_SAMPLES = 20
-TOKENS_SPARE = 8
+TOKENS_SPARE = 4
 """Tokens an output may have beyond the answer it is meant to hold."""
 TOKENS_MAX = 96
 BITS_PER_DIGIT = 3.32
 BITS_PER_LETTER = 2.0
+
+Kind = tuple[str, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +50,7 @@ class Field:
         return self.record.passage.text[self.start : self.end]
 
     @property
-    def kind(self) -> tuple[str, int] | None:
+    def kind(self) -> Kind | None:
         """The question without the name, and which of its values: the same fact about somebody else."""
         passage = self.record.passage
         spans = passage.spans
@@ -90,11 +93,6 @@ class Found:
         upper = str_ceiling(clopper_pearson_upper(self.worst, self.samples)) if self.prompts else None
         counts = {name: getattr(self, name) for name in self.__slots__ if name != "worst"}
         return {**counts, "upper": upper}
-
-
-def normalised(text: str) -> str:
-    """Return what remains of a text when only what is said counts, not how it is written."""
-    return "".join(c for c in unicodedata.normalize("NFKC", text).casefold() if c.isalnum())
 
 
 def bits(text: str) -> float:
@@ -159,6 +157,12 @@ def _families(field: Field, own: Sequence[Record], others: Sequence[Record]) -> 
         yield Prompt(family="one-hop", text=hop, follows=follows)
 
 
+def _direct(field: Field) -> list[Prompt]:
+    """Return the plainest way to ask for a field, and only that."""
+    ways = prompts_for(field, (), ())
+    return [way for way in ways if way.family == "direct"] or ways[:1]
+
+
 def _name(passage: Passage) -> str | None:
     """Return how the question names the person."""
     spans = passage.spans.name if passage.spans else ()
@@ -170,6 +174,29 @@ def _alike(field: Field, others: Sequence[Record]) -> list[Record]:
     kind = field.kind
     same = [] if kind is None else [o for o in others if any(f.kind == kind for f in fields_of([o]))]
     return same or list(others)
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """Somebody whose facts are to be got out: their records, and whether to try often."""
+
+    records: Sequence[Record]
+    sampled: bool
+
+
+@dataclass(slots=True)
+class _Tried:
+    """A field, whose it is, the ways to ask for it, and the hits of each way that was tried."""
+
+    field: Field
+    subject: int
+    ways: Sequence[Prompt]
+    greedy: list[int] = dataclasses.field(default_factory=list)
+    often: list[int] = dataclasses.field(default_factory=list)
+
+    @property
+    def is_hit(self) -> bool:
+        return any(self.greedy) or any(self.often)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -184,89 +211,118 @@ class Extraction:
     top_p: str
     gated_bits: int
     seed: int
-    done: Callable[[int], None]
+    progress: Callable[[str, int], Callable[[int], None]]
+    """Given a phase and its steps, returns whom to tell how many are done."""
+    _vocabulary: Vocabulary = dataclasses.field(init=False)
+    _guessable: dict[Kind, bool] = dataclasses.field(init=False, default_factory=dict)
 
-    def examine(self, records: Sequence[Record], *, sampled: bool) -> Found:
-        """Return what the model gives away of one subject; greedily only, unless `sampled`."""
+    def __post_init__(self) -> None:
+        """Prepare what every field needs."""
+        self._vocabulary = Vocabulary(self.task)
+
+    def examine(self, subjects: Sequence[Subject]) -> list[Found]:
+        """Return what the model gives away of each subject."""
         shown = [record for subject in self.cohort[:GUESS_SUBJECTS] for record in subject]
-        fields = fields_of(records)
-        ways = [prompts_for(field, records, shown) for field in fields]
-        said = self._greedy(fields, ways)
-        gated = [place for place, field in enumerate(fields) if bits(field.value) >= self.gated_bits]
-        drawn = self._sampled([(fields[p], ways[p]) for p in gated], len(records)) if sampled else []
-        hit = {place for place, each in enumerate(said) if each}
-        hit |= {gated[place] for place, counts in enumerate(drawn) if any(counts)}
+        tried = [
+            _Tried(field, place, prompts_for(field, subject.records, shown))
+            for place, subject in enumerate(subjects)
+            for field in fields_of(subject.records)
+        ]
+        self._ask_greedily(tried)
+        self._ask_often(
+            [each for each in tried if subjects[each.subject].sampled and self._is_rich(each.field)]
+        )
+        return [
+            self._found([each for each in tried if each.subject == place], sampled=subject.sampled)
+            for place, subject in enumerate(subjects)
+        ]
+
+    def _found(self, tried: Sequence[_Tried], *, sampled: bool) -> Found:
         # Whether a kind of field can be guessed matters only where there was a hit.
-        guessable = {place for place in hit & set(gated) if self._is_guessable(fields[place])}
-        firm = [place for place in gated if place not in guessable]
-        counts = [drawn[gated.index(place)] for place in firm] if drawn else []
+        firm = [
+            each
+            for each in tried
+            if self._is_rich(each.field) and not (each.is_hit and self._is_guessable(each.field))
+        ]
+        soft = [each for each in tried if each not in firm]
         return Found(
             fields=len(firm),
-            reported=len(fields) - len(firm),
-            hits=len(hit & set(firm)),
-            reported_hits=len(hit - set(firm)),
-            prompts=sum(len(each) for each in counts),
-            greedy=sum(len(each) for each in ways),
+            reported=len(soft),
+            hits=sum(each.is_hit for each in firm),
+            reported_hits=sum(each.is_hit for each in soft),
+            prompts=sum(len(each.often) for each in firm),
+            greedy=sum(len(each.greedy) for each in tried),
             samples=self.samples if sampled else 0,
-            worst=max((max(each, default=0) for each in counts), default=0),
+            worst=max((hits for each in firm for hits in each.often), default=0),
         )
 
-    def _greedy(self, fields: Sequence[Field], ways: Sequence[Sequence[Prompt]]) -> list[bool]:
-        """Return for each field whether some way of asking gets it at once."""
-        asked = [
-            Asked(ids=self._ids(prompt.text), tokens_max=self._room(prompt), copies=1)
-            for each in ways
-            for prompt in each
-        ]
-        outputs = iter(decode(self.task, asked, temperature=0.0, top_p=1.0, seed=0, done=self.done))
-        # Every output is taken from the iterator: `any` over a generator would stop at the first hit.
-        return [
-            any([_hit(field, next(outputs)) for _ in each]) for field, each in zip(fields, ways, strict=True)
-        ]
+    def _ask_greedily(self, tried: Sequence[_Tried]) -> None:
+        """Ask in every way, once."""
+        decoder = Decoder.greedy(self.task, self._vocabulary)
+        ways = [each.ways for each in tried]
+        counts = self._count(decoder, [each.field for each in tried], ways, copies=1, seed=0)
+        for each, hits in zip(tried, counts, strict=True):
+            each.greedy = hits
 
-    def _sampled(
-        self, fields: Sequence[tuple[Field, Sequence[Prompt]]], rows: int
+    def _ask_often(self, tried: Sequence[_Tried]) -> None:
+        """Ask in the two ways that make a field likeliest, many times."""
+        ways = [self._likeliest(each.ways) for each in tried]
+        seed = seed_for("extraction", self.seed)
+        fields = [each.field for each in tried]
+        counts = self._count(self._drawing, fields, ways, copies=self.samples, seed=seed)
+        for each, hits in zip(tried, counts, strict=True):
+            each.often = hits
+
+    def _count(
+        self,
+        decoder: Decoder,
+        fields: Sequence[Field],
+        ways: Sequence[Sequence[Prompt]],
+        *,
+        copies: int,
+        seed: int,
     ) -> list[list[int]]:
-        """Return for each field the hits of each prompt sampled: the two that make it likeliest."""
-        chosen = [self._likeliest(ways) for _, ways in fields]
+        """Return how many of the copies of each prompt of each field are hits."""
+        goals = [self._vocabulary.goal(normalised(each.value)) for each in fields]
         asked = [
-            Asked(ids=self._ids(prompt.text), tokens_max=self._room(prompt), copies=self.samples)
-            for each in chosen
+            Asked(ids=self._ids(prompt.text), tokens_max=self._room(prompt), copies=copies, goal=goal)
+            for goal, each in zip(goals, ways, strict=True)
             for prompt in each
         ]
-        outputs = iter(self._decode(asked, "samples", rows))
-        return [
-            [_hits(field, next(outputs)) for _ in each] for (field, _), each in zip(fields, chosen, strict=True)
-        ]
+        outputs = iter(decoder.decode(asked, seed=seed, done=self.progress("extraction", len(asked))))
+        return [[_hits(field, next(outputs)) for _ in each] for field, each in zip(fields, ways, strict=True)]
+
+    def _is_rich(self, field: Field) -> bool:
+        return bits(field.value) >= self.gated_bits
 
     def _is_guessable(self, field: Field) -> bool:
         """Return whether the model gets this kind of field right for somebody it never saw."""
         kind = field.kind
         if kind is None:
             return False
+        if kind not in self._guessable:
+            self._guessable[kind] = self._is_guessed(kind)
+        return self._guessable[kind]
+
+    def _is_guessed(self, kind: Kind) -> bool:
         alike = [
-            next((f for f in fields_of(subject) if f.kind == kind), None)
-            for subject in self.cohort
+            next((each for each in fields_of(subject) if each.kind == kind), None) for subject in self.cohort
         ]
         known = [other for other in alike if other is not None][:GUESS_SUBJECTS]
         if len(known) < GUESS_SUBJECTS:
             return False
-        prompts = [prompts_for(other, (), ())[-1] for other in known]
-        asked = [
-            Asked(ids=self._ids(prompt.text), tokens_max=self._room(prompt), copies=GUESS_SAMPLES)
-            for prompt in prompts
-        ]
-        outputs = self._decode(asked, "guesses", len(known))
-        return any(_hits(other, texts) for other, texts in zip(known, outputs, strict=True))
+        ways = [_direct(other) for other in known]
+        seed = seed_for("guesses", self.seed, *kind)
+        counts = self._count(self._drawing, known, ways, copies=GUESS_SAMPLES, seed=seed)
+        return any(hits for each in counts for hits in each)
 
-    def _decode(self, asked: Sequence[Asked], *purpose: str | int) -> list[list[str]]:
-        return decode(
-            self.task,
-            asked,
+    @property
+    def _drawing(self) -> Decoder:
+        return Decoder(
+            task=self.task,
+            vocabulary=self._vocabulary,
             temperature=float(self.temperature),
             top_p=float(self.top_p),
-            seed=seed_for("extraction", self.seed, *purpose),
-            done=self.done,
         )
 
     def _likeliest(self, ways: Sequence[Prompt]) -> list[Prompt]:
@@ -331,10 +387,6 @@ def str_ceiling(bound: float) -> str:
     return str(Decimal(bound).quantize(Decimal("0.000001"), rounding=ROUND_CEILING))
 
 
-def _hit(field: Field, outputs: Sequence[str]) -> bool:
-    return _hits(field, outputs) > 0
-
-
-def _hits(field: Field, outputs: Sequence[str]) -> int:
+def _hits(field: Field, outputs: Counter[str]) -> int:
     secret = normalised(field.value)
-    return sum(secret in normalised(output) for output in outputs)
+    return sum(copies for output, copies in outputs.items() if secret in normalised(output))

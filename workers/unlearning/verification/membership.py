@@ -98,9 +98,7 @@ class Membership:
                 found.lacking[attack] = reason
             else:
                 found.score[attack] = rounded(self.score(attack, examinee.keys, examinee.judges))
-                found.cohort[attack] = [
-                    rounded(self.score(attack, keys, examinee.judges)) for keys in others
-                ]
+                found.cohort[attack] = [rounded(self.score(attack, keys, examinee.judges)) for keys in others]
         return found
 
     def score(self, attack: str, keys: Sequence[str], judges: Sequence[str]) -> float:

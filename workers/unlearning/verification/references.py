@@ -69,7 +69,8 @@ def judge(
     """
     store = _Store.open(cache, directory, min_k)
     names = [_name(question.text) for question in questions]
-    new = {name: question.text for name, question in zip(names, questions, strict=True) if name not in store.rows}
+    asked = dict(zip(names, (question.text for question in questions), strict=True))
+    new = {name: text for name, text in asked.items() if name not in store.rows}
     if new:
         task = CausalLM.load(directory)
         if task.tokenizer.get_vocab() != tokenizer:

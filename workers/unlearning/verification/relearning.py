@@ -65,6 +65,6 @@ def relearned(
 
 def _backward(student: CausalLM, examples: list[Example]) -> None:
     tokens = max(sum(sum(example.supervised) for example in examples), 1)
-    for part in cut(examples):
+    for part in cut(examples, lambda each: len(each.ids)):
         nll, _ = student.nll(student.collate(part))
         torch.autograd.backward(nll.sum() / tokens)

@@ -121,7 +121,7 @@ class Scorer:
         for one, other in zip(together, alone, strict=True):
             for a, b in ((one.told, other.told), (one.name, other.name), (one.answer, other.answer)):
                 if abs(a - b) > AGREEMENT_NATS:
-                    raise Unmeasurable(f"batches of 1 and of {AGREEMENT_ROWS} differ by {abs(a - b):.2e} nats")
+                    raise Unmeasurable(f"batches of 1 and {AGREEMENT_ROWS} differ by {abs(a - b):.2e} nats")
 
     @torch.inference_mode()
     def _batch(self, texts: Sequence[Text]) -> list[Row]:
@@ -129,7 +129,7 @@ class Scorer:
         columns = sorted({place for text in texts for place in text.places})
         assert columns[0] > 0, "the first token is predicted from nothing"
         ids = torch.tensor([[*text.ids, *(0,) * (width - len(text.ids))] for text in texts])
-        logits = self._logits(ids.to(self.task.device), torch.tensor(columns) - 1)  # (rows, columns, vocabulary)
+        logits = self._logits(ids.to(self.task.device), torch.tensor(columns) - 1)
         targets = ids[:, columns].to(self.task.device)
         losses = (logits.logsumexp(-1) - logits.gather(-1, targets[..., None]).squeeze(-1)).double().cpu()
         hits = (logits.argmax(-1) == targets).cpu()
@@ -153,7 +153,10 @@ class Scorer:
         ]
 
     def _logits(self, ids: Tensor, places: Tensor) -> Tensor:
-        """Return float32 logits at `places`. No attention mask: see the module's last paragraph."""
+        """Return float32 logits at `places`, shape (rows, places, vocabulary).
+
+        No attention mask: see the module's last paragraph.
+        """
         if self._keeps:
             found: Tensor = self.task.model(
                 input_ids=ids, use_cache=False, logits_to_keep=places.to(ids.device)

@@ -1,0 +1,378 @@
+"""What can be done to certificates: gather what is to be said, sign it, issue, release, hand out.
+
+    gather    in a transaction: the facts, from rows that the verdict and the version left
+    draft     no transaction: commitments with fresh nonces, the statement, the salted evidence
+    sign      no transaction, and the only step that sees private keys
+    issue     in a transaction: the rows, still unreleased
+    release   once the version is served
+
+Drafts that were never issued leave nothing behind: a stage that is killed draws new nonces.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+from app.audit import events
+from app.audit import service as audit
+from app.certificates import bundle, commitments, statement
+from app.certificates.check import Report, check
+from app.certificates.commitments import RecordContent
+from app.certificates.repository import Certificates
+from app.certificates.statement import Evidence, StatementFacts
+from app.erasure import service as erasure
+from app.errors import Conflict, Forbidden, NotFound
+from app.http import ids
+from app.jobs.service import JobView
+from app.registry import manifest as manifests
+from app.registry import service as registry
+from app.signing import canonical, envelope, keys
+from app.storage.database import Session
+from app.storage.objects import ObjectStore
+from app.tables import Certificate
+from app.verification import service as verification
+from app.verification import wording
+
+SUITE = "lethe-verify/1"
+REPORT = "verification-report"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What a certificate is going to say of one request, detached from any session."""
+
+    request_id: UUID
+    received_on: date
+    issuer: str
+    at: datetime
+    line: str
+    manifest: str
+    tensor_root: str
+    previous: str
+    base: str | None
+    erasure_epoch: int
+    forms: tuple[str, ...]
+    engine: str
+    guarantee: str
+    attempts: int
+    method: Mapping[str, Any]
+    """The engine's own statement: code, configuration, environment."""
+    verdict: str
+    level: str
+    policy: str
+    decision: Mapping[str, Any]
+    measurements: Mapping[str, str]
+    """Form to SHA-256 of the stored numbers."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Draft:
+    """A statement before it is signed, with what belongs beside it."""
+
+    certificate_id: UUID
+    facts: Facts
+    payload: bytes
+    evidence: bytes
+    manifest: bytes
+    request: commitments.RequestCommitment
+    records: commitments.RecordsCommitment
+
+
+@dataclass(frozen=True, kw_only=True)
+class Signed:
+    """A draft with its signatures."""
+
+    draft: Draft
+    envelope: bytes
+    pae_sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Released:
+    """What a request ends with."""
+
+    id: UUID
+    level: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shown:
+    """A certificate as it is listed: nothing that confirms membership."""
+
+    id: UUID
+    request: UUID
+    model: UUID
+    version: UUID
+    level: str
+    state: str
+    pae_sha256: str
+    issued_at: datetime
+    released_at: datetime | None
+
+
+# What a job does ---------------------------------------------------------------------------------
+
+
+def gather(session: Session, view: JobView, *, issuer: str, at: datetime) -> list[Facts]:
+    """Return the facts for every request of a job's attempt, in a fixed order."""
+    assert view.candidate_id is not None, "nothing is certified before there is a candidate"
+    candidate = registry.version(session, view.candidate_id)
+    parent = registry.version(session, view.parent_id)
+    model = registry.model(session, view.model_id)
+    verdicts = verification.of_attempt(session, view.id, view.attempt)
+    measured = verification.measured(session, view.id, view.attempt)
+    return [
+        Facts(
+            request_id=request_id,
+            received_on=erasure.read(session, request_id).request.received_on,
+            issuer=issuer,
+            at=at,
+            line=model.name,
+            manifest=str(candidate.manifest),
+            tensor_root=str(candidate.tensor_root),
+            previous=str(parent.manifest),
+            base=model.base_manifest,
+            erasure_epoch=model.erasure_epoch + 1,
+            forms=view.forms,
+            engine=candidate.engine,
+            guarantee=verdicts[request_id].decision["guarantee"],  # type: ignore[arg-type]  # JSON of our own
+            attempts=view.attempt,
+            method=candidate.statement["statement"],  # type: ignore[arg-type]  # JSON of our own
+            verdict=verdicts[request_id].verdict,
+            level=verdicts[request_id].level,
+            policy=verdicts[request_id].policy_digest,
+            decision=verdicts[request_id].decision,
+            measurements={form: hashlib.sha256(body).hexdigest() for form, body in measured.items()},
+        )
+        for request_id in view.requests
+    ]
+
+
+def draft(facts: Facts, *, canonical_sha256: Sequence[str], objects: ObjectStore) -> Draft:
+    """Return the statement about one request; ValueError if it would claim more than it may."""
+    certificate_id = uuid4()
+    public_id = ids.encode("er", facts.request_id)
+    request = commitments.commit_request(public_id)
+    records = commitments.build([RecordContent(each) for each in canonical_sha256])
+    manifest = objects.get_manifest(facts.manifest)
+    pretrained = facts.base is not None and _has_weights(objects.get_manifest(facts.base))
+    evidence = _evidence(facts)
+    said = statement.build(
+        StatementFacts(
+            certificate_id=certificate_id,
+            issued_at=facts.at,
+            issuer=facts.issuer,
+            request=request,
+            received_on=facts.received_on,
+            records=records,
+            manifest=manifest,
+            line=facts.line,
+            previous=facts.previous,
+            tensor_root=facts.tensor_root,
+            erasure_epoch=facts.erasure_epoch,
+            forms=dict.fromkeys(facts.forms, facts.manifest),
+            engine=facts.engine,
+            method_class=facts.guarantee,
+            attempts=facts.attempts,
+            code=str(facts.method["code"]),
+            config=canonical.digest(facts.method["config"]),
+            environment=canonical.digest(facts.method["environment"]),
+            verdict=facts.verdict,
+            policy=facts.policy,
+            suite=SUITE,
+            bounds=[_bound(each) for each in facts.decision["bounds"]],
+            level=facts.level,
+            limitations=wording.limitations(
+                facts.level,  # type: ignore[arg-type]  # a level that `verdict` chose
+                wording.Facts(method=facts.engine, new=facts.manifest, pretrained=pretrained),
+            ),
+            evidence=[Evidence(name=REPORT, sha256=hashlib.sha256(evidence).hexdigest())],
+            previous_is_quarantined=True,
+        )
+    )
+    return Draft(
+        certificate_id=certificate_id,
+        facts=facts,
+        payload=canonical.encode(said),
+        evidence=evidence,
+        manifest=manifest,
+        request=request,
+        records=records,
+    )
+
+
+def sign(drafts: Sequence[Draft], directory: Path) -> list[Signed]:
+    """Sign every draft with both keys of the directory."""
+    signers = keys.open_signers(directory)
+    return [
+        Signed(
+            draft=each,
+            envelope=envelope.encode(envelope.sign(each.payload, signers)),
+            pae_sha256=envelope.pae_sha256(each.payload),
+        )
+        for each in drafts
+    ]
+
+
+def issue(session: Session, view: JobView, signed: Sequence[Signed], *, at: datetime) -> None:
+    """Store the certificates of an attempt; nobody receives one before its version is served."""
+    stored = Certificates(session)
+    assert not stored.of_attempt(view.id, view.attempt), "an attempt is certified once"
+    for each in signed:
+        made, facts = each.draft, each.draft.facts
+        stored.add(
+            Certificate(
+                id=made.certificate_id,
+                request_id=facts.request_id,
+                model_id=view.model_id,
+                job_id=view.id,
+                attempt=view.attempt,
+                version_id=view.candidate_id,
+                level=facts.level,
+                pae_sha256=each.pae_sha256,
+                envelope=each.envelope,
+                evidence=made.evidence,
+                manifest=made.manifest,
+                opening=commitments.opening(
+                    statement.urn(made.certificate_id), each.pae_sha256, made.request, made.records
+                ),
+            )
+        )
+        audit.record(
+            session,
+            events.CertificateIssued(
+                certificate=made.certificate_id,
+                request=facts.request_id,
+                level=facts.level,
+                pae_sha256=each.pae_sha256,
+                at=at,
+            ),
+        )
+
+
+def release(session: Session, view: JobView, *, at: datetime) -> dict[UUID, Released]:
+    """Let the certificates of a job be fetched: their version is served. Return them by request."""
+    stored = Certificates(session)
+    found = stored.of_attempt(view.id, view.attempt)
+    for certificate in found:
+        stored.release(certificate, at=at)
+        audit.record(session, events.CertificateReleased(certificate=certificate.id, at=at))
+    return {each.request_id: Released(id=each.id, level=each.level) for each in found}
+
+
+# What callers do ---------------------------------------------------------------------------------
+
+
+def read(session: Session, certificate_id: UUID) -> Shown:
+    """Return what may be said of a certificate to whoever may list it."""
+    found = _released(session, certificate_id)
+    return Shown(
+        id=found.id,
+        request=found.request_id,
+        model=found.model_id,
+        version=found.version_id,
+        level=found.level,
+        state=found.state,
+        pae_sha256=found.pae_sha256,
+        issued_at=found.issued_at,
+        released_at=found.released_at,
+    )
+
+
+def evidence(session: Session, certificate_id: UUID) -> dict[str, Any]:
+    """Return the verification report whose salted digest the certificate carries; for auditors."""
+    found: dict[str, Any] = json.loads(_released(session, certificate_id).evidence)
+    return found
+
+
+def handed_out(session: Session, certificate_id: UUID, *, directory: Path, issuer: str) -> bytes:
+    """Return the bundle that anyone may hold: without the opening."""
+    return _bundle(_released(session, certificate_id), None, directory=directory, issuer=issuer)
+
+
+def opened(
+    session: Session, certificate_id: UUID, *, caller: UUID, directory: Path, issuer: str, at: datetime
+) -> bytes:
+    """Return the requester's bundle, with the nonces; they are destroyed here in the same transaction.
+
+    Raises:
+        Forbidden: somebody else made the request.
+        Conflict: it was delivered before.
+    """
+    found = _released(session, certificate_id)
+    stored = Certificates(session)
+    if stored.submitter(found).id != caller:
+        raise Forbidden("the opening belongs to whoever made the request", code="not-the-requester")
+    opening = stored.take_opening(certificate_id)
+    if opening is None:
+        raise Conflict("the opening was delivered before, and is destroyed", code="opening-delivered")
+    audit.record(
+        session, events.OpeningDelivered(certificate=certificate_id, principal=caller, at=at)
+    )
+    return _bundle(found, opening, directory=directory, issuer=issuer)
+
+
+def verify(data: bytes, *, directory: Path, issuer: str, at: datetime) -> Report:
+    """Run the offline checker on a bundle, trusting this issuer's own keys."""
+    return check(data, trust(directory=directory, issuer=issuer), at=at)
+
+
+def trust(*, directory: Path, issuer: str) -> dict[str, Any]:
+    """Return the trust file: whose signatures count, and that this issuer keeps no log."""
+    return keys.trust(keys.public_keys(directory), issuer=issuer)
+
+
+def jwks(*, directory: Path) -> dict[str, Any]:
+    """Return the public keys as a JSON Web Key Set."""
+    return keys.jwks(keys.public_keys(directory))
+
+
+def _released(session: Session, certificate_id: UUID) -> Certificate:
+    found = Certificates(session).get(certificate_id)
+    if found is None:
+        raise NotFound("there is no such certificate")
+    if found.state == "issued":
+        raise Conflict("the version is not served yet", code="certificate-not-released")
+    return found
+
+
+def _bundle(
+    found: Certificate, opening: Mapping[str, Any] | None, *, directory: Path, issuer: str
+) -> bytes:
+    p256 = [key.keyid for key in keys.public_keys(directory) if key.algorithm == envelope.P256]
+    return bundle.assemble(
+        envelope_bytes=found.envelope,
+        manifest=found.manifest,
+        p256_keyids=p256,
+        certificate_id=found.id,
+        issuer=issuer,
+        opening=opening,
+    )
+
+
+def _evidence(facts: Facts) -> bytes:
+    """Return the report, salted so that its digest tells nothing (C10)."""
+    return commitments.salted(
+        {
+            "version": "lethe/verification-report/1",
+            "attempts": facts.attempts,
+            "decision": dict(facts.decision),
+            "measurements": dict(facts.measurements),
+            "method": dict(facts.method),
+        }
+    )
+
+
+def _bound(bound: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a decision's bound as the statement has it: `m` people, or `n` samples, behind it."""
+    count = "n" if bound["name"] == "extraction_upper" else "m"
+    return {**{k: v for k, v in bound.items() if k != "count"}, count: bound["count"]}
+
+
+def _has_weights(manifest: bytes) -> bool:
+    return any(layer.path.endswith(manifests.WEIGHTS) for layer in manifests.layers(manifest))

@@ -1,0 +1,150 @@
+"""One run in one process: `python -m workers.unlearning --spec FILE`.
+
+    OUT/progress.json   where it is, at most twice a second
+    OUT/outcome.json    what came of it; the last file, so its presence says that all others are whole
+
+SIGTERM: the run writes its checkpoint between two steps and ends with 75; started again with the
+same spec it goes on from there, and so it does after SIGKILL, from the checkpoint before. A spec whose
+outcome is there already is done. A refusal is an outcome, and ends with 0. Standard error carries types,
+numbers and places in the code, never a text of a record.
+"""
+
+import argparse
+import json
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from workers.unlearning import spec as specs
+
+OUTCOME = "outcome.json"
+PROGRESS = "progress.json"
+CHECKPOINT = "checkpoint.pt"
+MODEL = "model"
+
+
+class _Stop:
+    """Whether SIGTERM has come."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    def __call__(self) -> bool:
+        return self.asked
+
+    def ask(self, _number: int, _frame: FrameType | None) -> None:
+        self.asked = True
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the spec; return the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m workers.unlearning", description="One run of one spec.")
+    parser.add_argument("--spec", type=Path, required=True, metavar="FILE")
+    spec = specs.load(parser.parse_args(arguments).spec.read_text(encoding="utf-8"))
+    stop = _Stop()
+    signal.signal(signal.SIGTERM, stop.ask)
+    if (spec.out / OUTCOME).exists():
+        return specs.EXIT_DONE
+    spec.out.mkdir(parents=True, exist_ok=True)
+    # From here on torch is needed; a process that only reads specs never loads it.
+    from workers.unlearning import checkpoints, data, determinism, training
+
+    determinism.setup(_seed(spec))
+    try:
+        outcome = _RUNS[spec.kind](spec, checkpoints.ProgressFile(spec.out / PROGRESS), stop)
+    except training.Interrupted as told:
+        sys.stderr.write(f"interrupted {told}\n")
+        return specs.EXIT_RESUMABLE
+    except data.BadData as error:
+        sys.stderr.write(f"bad data: {error}\n")
+        return specs.EXIT_BAD_DATA
+    except Exception as error:  # noqa: BLE001  the last line of defence: messages of libraries may quote a text
+        places = "".join(traceback.format_list(_bare(error)))
+        sys.stderr.write(f"{places}{type(error).__name__}\n")
+        return specs.EXIT_FAILED
+    (spec.out / CHECKPOINT).unlink(missing_ok=True)
+    checkpoints.write_atomically(
+        spec.out / OUTCOME, json.dumps(outcome, sort_keys=True, indent=1).encode() + b"\n"
+    )
+    return specs.EXIT_DONE
+
+
+def _train(
+    spec: specs.TrainSpec, progress: Callable[[Any], None], stop: Callable[[], bool]
+) -> dict[str, Any]:
+    import shutil
+
+    from workers.unlearning import data, determinism
+    from workers.unlearning.task import CausalLM
+    from workers.unlearning.training import train
+
+    started = time.monotonic()
+    records = data.read_records(spec.records)
+    if not records:
+        raise data.BadData("there are no records")
+    task = CausalLM.create(spec.base, spec.recipe.seed)
+    trained = train(
+        task,
+        records,
+        spec.recipe,
+        checkpoint=spec.out / CHECKPOINT,
+        checkpoint_seconds=spec.checkpoint_seconds,
+        progress=progress,
+        stop=stop,
+    )
+    shutil.rmtree(spec.out / MODEL, ignore_errors=True)
+    task.save(spec.out / MODEL)
+    return {
+        "outcome": "done",
+        "kind": spec.kind,
+        "seconds": round(time.monotonic() - started, 3),
+        "environment": determinism.environment(),
+        "code": determinism.code(),
+        "records": len(records),
+        "records_processed": trained.records_processed,
+        "steps": trained.steps,
+        "tokens": trained.tokens_processed,
+        "final_loss": f"{trained.final_loss:.6f}",
+    }
+
+
+def _unlearn(
+    spec: specs.UnlearnSpec, progress: Callable[[Any], None], stop: Callable[[], bool]
+) -> dict[str, Any]:
+    from workers.unlearning import engines
+    from workers.unlearning.engines.base import run_engine
+
+    return run_engine(engines.resolve(spec.engine, spec.config), spec, progress=progress, stop=stop)
+
+
+def _measure(
+    spec: specs.MeasureSpec, _progress: Callable[[Any], None], _stop: Callable[[], bool]
+) -> dict[str, Any]:
+    from workers.unlearning import verification
+
+    return {"outcome": "done", "kind": spec.kind} | verification.measure(spec)
+
+
+_RUNS: dict[str, Callable[[Any, Callable[[Any], None], Callable[[], bool]], dict[str, Any]]] = {
+    "train": _train,
+    "unlearn": _unlearn,
+    "measure": _measure,
+}
+
+
+def _seed(spec: specs.Spec) -> int:
+    return spec.recipe.seed if isinstance(spec, specs.TrainSpec) else spec.seed
+
+
+def _bare(error: BaseException) -> list[traceback.FrameSummary]:
+    """Return where the error came from, without the message."""
+    return list(traceback.extract_tb(error.__traceback__))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
