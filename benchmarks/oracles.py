@@ -24,7 +24,6 @@ from typing import Any
 from app.config import Settings
 from app.demo import base
 from app.demo.people import Person, corpus, people, records, sentinels
-from app.demo.walk import RECIPE
 from app.verification import policy as policies
 from app.verification.measurements import MethodFacts, batch_evidence, request_measurements
 from app.verification.verdict import decide, decide_batch
@@ -103,7 +102,7 @@ def build(home: Path, count: int) -> World:
     trained, planted = people(SEEDS["trained"], count), sentinels(SEEDS["sentinel"], SENTINELS)
     held_back = people(SEEDS["held_back"], HELD_BACK)
     directory = base.write(home / "base", corpus(SEEDS["tokenizer"], 200))
-    recipe = Recipe(**RECIPE)  # type: ignore[arg-type]  # the demo's own recipe, by name
+    recipe = Recipe(**base.RECIPE)  # type: ignore[arg-type]  # the demo's own recipe, by name
     world = World(
         home=home,
         launcher=launcher,

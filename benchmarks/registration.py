@@ -14,14 +14,9 @@ import json
 import os
 import platform
 import random
-import signal
-import socket
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -29,8 +24,9 @@ from uuid import uuid4
 
 import httpx
 
+from benchmarks.service import service
+
 RECORDS_PER_PERSON = 8
-START_SECONDS_MAX = 120
 READ_SECONDS_MAX = 600
 POLL_SECONDS = 0.05
 CHUNK_BYTES = 1024 * 1024
@@ -59,26 +55,6 @@ def bare(path: Path) -> float:
         while chunk := file.read(CHUNK_BYTES):
             running.update(chunk)
     return time.perf_counter() - started
-
-
-@contextmanager
-def service(home: Path) -> Iterator[httpx.Client]:
-    """Start the whole service on `home`; yield a client that may register."""
-    port = _free_port()
-    command = [sys.executable, "-m", "app.cli.main", "up", "--home", str(home), "--port", str(port)]
-    with (home / "up.log").open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, **_ports()})
-    try:
-        url = f"http://127.0.0.1:{port}"
-        _wait_until_ready(url, process, home / "up.log")
-        keys: dict[str, str] = json.loads((home / "credentials.json").read_text())["keys"]
-        with httpx.Client(
-            base_url=url, headers={"Authorization": f"Bearer {keys['engineer']}"}, timeout=60, trust_env=False
-        ) as client:
-            yield client
-    finally:
-        process.send_signal(signal.SIGINT)
-        process.wait(60)
 
 
 def registered(client: httpx.Client, path: Path, name: str) -> float:
@@ -112,7 +88,7 @@ def main() -> int:
         write(path, given.records)
         size = path.stat().st_size
         bare(path)  # from here on the file is in the page cache, for both
-        with service(home) as client:
+        with service(home) as running, running.client("engineer") as client:
             rounds = [
                 (bare(path), registered(client, path, f"people-{number}")) for number in range(given.rounds)
             ]
@@ -131,31 +107,6 @@ def main() -> int:
     if given.out:
         given.out.write_text(json.dumps(result, indent=1), encoding="utf-8")
     return 0
-
-
-def _wait_until_ready(url: str, process: "subprocess.Popen[bytes]", log: Path) -> None:
-    deadline = time.monotonic() + START_SECONDS_MAX
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            raise SystemExit(f"the service did not start:\n{log.read_text()}")
-        try:
-            if httpx.get(f"{url}/readyz", trust_env=False).is_success:
-                return
-        except httpx.TransportError:
-            pass  # it does not listen yet
-        time.sleep(POLL_SECONDS)
-    raise SystemExit(f"the service is not ready after {START_SECONDS_MAX} s:\n{log.read_text()}")
-
-
-def _ports() -> dict[str, str]:
-    """Return the ports of the model server, so that a stack that runs already is left alone."""
-    return {"LETHE_MODEL_PORT": str(_free_port()), "LETHE_MODEL_ADMIN_PORT": str(_free_port())}
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
 
 
 if __name__ == "__main__":

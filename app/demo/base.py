@@ -28,6 +28,15 @@ SHAPE: dict[str, Any] = {
     "tie_word_embeddings": True,
 }
 
+RECIPE: dict[str, Any] = {
+    "seed": 1,
+    "epochs": 30,
+    "batch_size": 16,
+    "learning_rate": "0.004",
+    "tokens_max": 96,
+}
+"""With which sixty people are learned by heart in under a minute on one core."""
+
 
 def write(directory: Path, texts: Iterable[str]) -> Path:
     """Write config.json and the tokenizer's files of an untrained model; return the directory."""

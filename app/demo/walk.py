@@ -37,13 +37,6 @@ SENTINELS = 4
 PEOPLE_SEED, SENTINEL_SEED, TOKENIZER_SEED = 1, 2, 3
 TOKENIZER_PEOPLE = 200
 MODEL, DATASET = "demo", "people"
-RECIPE = {
-    "seed": 1,
-    "epochs": 30,
-    "batch_size": 16,
-    "learning_rate": "0.004",
-    "tokens_max": 96,
-}
 CHECKER_LINES = 8
 """Of what the checker says, the sentence and its limits; `lethe certificate check` prints all of it."""
 
@@ -164,7 +157,7 @@ def _train(walk: Walk, running: Stack) -> None:
             "name": MODEL,
             "dataset": DATASET,
             "base": directory.resolve().as_uri(),
-            "recipe": RECIPE,
+            "recipe": base.RECIPE,
             "references": 4,
             "verification_policy": "demo",
             "jobs_policy": "demo",
