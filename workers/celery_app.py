@@ -11,6 +11,7 @@ what is due and runs it; with Redis gone that thread does all the work. `app` is
 object; importing this reads no settings.
 """
 
+import logging
 import os
 import threading
 from functools import cache
@@ -127,8 +128,13 @@ _sweepers: list[Sweeper] = []
 
 @setup_logging.connect  # type: ignore[untyped-decorator]  # Celery ships no types
 def _log_our_way(**_: Any) -> None:
-    """Keep Celery from configuring logs: its lines quote what they are given."""
+    """Keep Celery from configuring logs: its lines quote what they are given.
+
+    That a bell was heard is not worth a line; how each stage ended has one of its own.
+    """
     telemetry.configure()
+    for name in ("celery.worker.strategy", "celery.app.trace"):
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 @worker_init.connect  # type: ignore[untyped-decorator]  # Celery ships no types

@@ -140,7 +140,7 @@ def line_up(
     context: Context,
     *,
     dataset_id: UUID,
-    job_id: UUID,
+    seed: int,
     requests: Sequence[UUID],
     references: int,
     dev_share: Decimal,
@@ -156,11 +156,11 @@ def line_up(
     for row in trained:
         (planted if row.role == "sentinel" else kept)[row.cluster].append(row)
     touched = {row.cluster for rows in asked.values() for row in rows}
-    seed = job_id.bytes
+    draw = seed.to_bytes(8, "big")
     if isinstance(sentinels, int):
-        sentinels = _drawn(planted, seed=seed)[: min(sentinels, SENTINELS_MAX)]
+        sentinels = _drawn(planted, seed=draw)[: min(sentinels, SENTINELS_MAX)]
     if isinstance(controls, int):
-        controls = _drawn(kept.keys() - touched, seed=seed)[:controls]
+        controls = _drawn(kept.keys() - touched, seed=draw)[:controls]
     leaving = erasing | {row.id for cluster in sentinels for row in planted[cluster]}
     held_back = {group.cluster: group.records for group in records.cohort(session, dataset_id)}
     split = cohort.split(

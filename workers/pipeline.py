@@ -284,7 +284,7 @@ def _line_up(
         session,
         context,
         dataset_id=view.dataset_id,
-        job_id=view.id,
+        seed=view.seed,
         requests=view.requests,
         references=model.references_wanted if model.recipe is not None else 0,
         dev_share=policies.load(view.verification_policy).dev_share,
@@ -327,6 +327,7 @@ def _measure(
             relearn_controls=policy.relearn_controls,
             recipe=_recipe(model),
             seed=view.seed % 2**31,
+            cache=context.workdir(f"job-{view.id}", "judges"),
             out=_made(work / f"measure-{number}"),
         )
         for number, form in enumerate(view.forms)

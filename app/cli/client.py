@@ -21,6 +21,7 @@ EXIT_NOBODY = 3
 POLL_SECONDS = 0.5
 CALL_SECONDS = 60.0
 PAGE_ROWS = 200
+PIPE_COLUMNS = 400
 
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -161,10 +162,14 @@ def table(rows: Iterable[Mapping[str, Any]], columns: Mapping[str, str]) -> None
     if chosen.as_json:
         out.print_json(json.dumps(rows))
         return
-    drawn = Table(*columns.values(), box=None, pad_edge=False, header_style="bold")
+    drawn = Table(box=None, pad_edge=False, header_style="bold")
+    for title in columns.values():
+        drawn.add_column(title, overflow="fold")  # an id that is cut short is of no use
     for row in rows:
         drawn.add_row(*("" if row.get(key) is None else str(row[key]) for key in columns))
-    out.print(drawn if rows else "nothing yet")
+    # Into a pipe every row is one line, however wide.
+    console = out if out.is_terminal else Console(width=PIPE_COLUMNS, highlight=False)
+    console.print(drawn if rows else "nothing yet")
 
 
 def runs(progress: Mapping[str, Any]) -> tuple[float, str]:

@@ -16,7 +16,7 @@ job = typer.Typer(no_args_is_help=True, help="Unlearning jobs: run, list, show."
 
 RequestId = Annotated[str, typer.Argument(metavar="ER_ID", help="The request (er_...).")]
 STAGES = ("plan", "unlearn", "verify", "certify", "publish", "conclude", "done")
-OPEN_SECONDS_MAX = 120.0
+OPEN_SECONDS_MAX = 60.0
 """How long a job may take to be opened before one is told that it waits."""
 
 

@@ -87,6 +87,11 @@ class Jobs:
         """Return the model's job in progress."""
         return self.session.scalar(select(Job).where(Job.model_id == model_id, Job.state == "running"))
 
+    def count(self, model_id: UUID) -> int:
+        """Return how many jobs a model has had."""
+        found = self.session.scalar(select(func.count()).select_from(Job).where(Job.model_id == model_id))
+        return found or 0
+
     def listing(
         self, *, model_id: UUID | None, limit: int, before: tuple[datetime, UUID] | None
     ) -> Sequence[Job]:

@@ -7,6 +7,7 @@ under; if another epoch holds the model by now, nothing is written and `LeaseLos
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from hashlib import sha256
 from uuid import UUID
 
 from app import queue
@@ -234,8 +235,7 @@ def open_batch(session: Session, model_id: UUID, *, epoch: int, now: datetime) -
         return None
     policy = escalation.load(model.jobs_policy)
     taken = jobs.free_targets(model_id, limit=policy.batch_largest)
-    job = jobs.add(model, seed=0)
-    job.seed = job.id.int & _SEED_MASK
+    job = jobs.add(model, seed=_seed(session, model))
     for target, _ in taken:
         target.job_id = job.id
     model.run_requested_at = None
@@ -247,6 +247,18 @@ def open_batch(session: Session, model_id: UUID, *, epoch: int, now: datetime) -
     )
     session.flush()
     return _view(session, job, model, epoch)
+
+
+def _seed(session: Session, model: Model) -> int:
+    """Return the seed of the model's next job: of its parent's digest and its place in the sequence.
+
+    Nobody chooses it, and who replays the job from the same parent finds the same one.
+    """
+    assert model.live_version_id is not None, "a job begins from the version that is live"
+    parent = registry.version(session, model.live_version_id)
+    place = Jobs(session).count(model.id)
+    digest = sha256(f"lethe/job-seed/v1\n{parent.manifest}\n{place}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") & _SEED_MASK
 
 
 def planned(

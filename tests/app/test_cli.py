@@ -48,9 +48,7 @@ def url(app: FastAPI, settings: Settings) -> Iterator[str]:
 
 
 @pytest.fixture
-def cli(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Cli:
+def cli(settings: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
     """Return what runs a command line: exit code, stdout, stderr."""
     monkeypatch.setenv("LETHE_HOME", str(settings.home))
     monkeypatch.setenv("COLUMNS", "200")
@@ -68,7 +66,10 @@ def cli(
     return run
 
 
-@pytest.mark.parametrize("words", [["--help"], ["up", "--help"], ["request", "create", "--help"], ["certificate", "check", "--help"]])
+@pytest.mark.parametrize(
+    "words",
+    [["--help"], ["up", "--help"], ["request", "create", "--help"], ["certificate", "check", "--help"]],
+)
 def test_help_has_examples(cli: Cli, words: list[str]) -> None:
     code, out, _ = cli(*words)
     assert code == 0
@@ -91,7 +92,9 @@ def test_a_dataset_is_registered_listed_and_shown(cli: Cli, url: str, tmp_path: 
     assert (code, err) == (1, "lethe: there is no dataset nobody\n")
 
 
-def test_a_failed_registration_names_the_line(cli: Cli, url: str, transaction: Transaction, tmp_path: Path) -> None:
+def test_a_failed_registration_names_the_line(
+    cli: Cli, url: str, transaction: Transaction, tmp_path: Path
+) -> None:
     file = tmp_path / "people.jsonl"
     file.write_text("{}\n")
 
@@ -192,7 +195,9 @@ def test_the_first_account_of_a_production_installation(
     assert "there is no role king" in err
 
 
-def test_migrate_says_where_the_database_is(cli: Cli, database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_migrate_says_where_the_database_is(
+    cli: Cli, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert cli("migrate")[0] == 1
     monkeypatch.setenv("LETHE_DATABASE_URL", database_url)
     code, out, _ = cli("migrate")

@@ -36,7 +36,9 @@ class Small(Stack):
 def part(name: str, script: str, home: Path) -> Part:
     """Return a part that is ready once it has said something."""
     log = home / "logs" / f"{name}.log"
-    return Part(name=name, argv=tuple(processes.python("-c", script)), ready=lambda _pid: log.read_bytes() != b"")
+    return Part(
+        name=name, argv=tuple(processes.python("-c", script)), ready=lambda _pid: log.read_bytes() != b""
+    )
 
 
 @contextmanager
@@ -80,16 +82,20 @@ def test_what_dies_is_started_again_and_nothing_is_left(settings: Settings) -> N
 def test_a_part_that_cannot_start_says_why_and_takes_the_others_down(settings: Settings) -> None:
     home = settings.home
     broken = part("broken", "import sys; sys.exit('no such socket')", home)
-    with pytest.raises(StartFailed, match=r"(?s)broken ended with exit code 1 while starting.*no such socket"):
-        with small(settings, part("well", SLEEPS, home), broken):
-            pass
+    said = r"(?s)broken ended with exit code 1 while starting.*no such socket"
+    with pytest.raises(StartFailed, match=said), small(settings, part("well", SLEEPS, home), broken):
+        pass
     assert pids(home) == {}
 
 
 @pytest.mark.slow
 def test_a_part_that_keeps_dying_ends_the_stack(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("app.embedded.stack.RESTART_PAUSE_SECONDS", 0.0)
-    dying = part("dying", "print('again', flush=True); import time; time.sleep(0.3); raise SystemExit(3)", settings.home)
+    dying = part(
+        "dying",
+        "print('again', flush=True); import time; time.sleep(0.3); raise SystemExit(3)",
+        settings.home,
+    )
     with small(settings, dying) as stack:
         assert stack.wait(30)
     assert stack.failure is not None
@@ -99,10 +105,9 @@ def test_a_part_that_keeps_dying_ends_the_stack(settings: Settings, monkeypatch:
 
 
 def test_a_home_is_used_by_one(settings: Settings) -> None:
-    with small(settings, part("one", SLEEPS, settings.home)):
-        with pytest.raises(StartFailed, match="another lethe is running on"):
-            with small(settings):
-                pass
+    said = pytest.raises(StartFailed, match="another lethe is running on")
+    with small(settings, part("one", SLEEPS, settings.home)), said, small(settings):
+        pass
 
 
 def test_production_starts_no_embedded_part(tmp_path: Path) -> None:
@@ -117,9 +122,9 @@ def test_a_path_too_long_for_a_socket_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_port_in_use_is_named(settings: Settings) -> None:
-    with socket.create_server(("127.0.0.1", settings.model_port)):
-        with pytest.raises(StartFailed, match=f"port {settings.model_port} .*LETHE_MODEL_PORT"):
-            Stack(settings)
+    said = pytest.raises(StartFailed, match=f"port {settings.model_port} .*LETHE_MODEL_PORT")
+    with socket.create_server(("127.0.0.1", settings.model_port)), said:
+        Stack(settings)
 
 
 def test_children_read_the_same_settings(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,8 +138,11 @@ def test_addresses_follow_from_ports_unless_they_are_given(tmp_path: Path) -> No
     found = addresses.complete(Settings(home=tmp_path, port=8123, model_server_url="http://models:8001"))
     assert found.public_url == "http://127.0.0.1:8123"
     assert found.model_server_url == "http://models:8001"
-    assert found.database_url == f"postgresql://lethe@/lethe?host={str(tmp_path).replace('/', '%2F')}%2Fpostgres".replace(
-        "%2F", "/"
+    assert (
+        found.database_url
+        == f"postgresql://lethe@/lethe?host={str(tmp_path).replace('/', '%2F')}%2Fpostgres".replace(
+            "%2F", "/"
+        )
     )
     given = addresses.complete(Settings(home=tmp_path, public_url="https://lethe.example"))
     assert given.public_url == "https://lethe.example"

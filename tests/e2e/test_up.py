@@ -21,7 +21,8 @@ from app.embedded.stack import pids
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")]
 
-START_SECONDS_MAX = 20.0 * (3 if os.environ.get("LETHE_TEST_SLOW_COMPUTER") else 1)
+START_SECONDS_MAX = 20.0
+"""On a computer with nothing else to do; others get as much more as they are busier (R80)."""
 PARTS = {"postgres", "redis", "model-server", "api", "worker-gpu", "worker-io", "beat"}
 
 
@@ -35,7 +36,10 @@ def settings() -> Iterator[Settings]:
 @contextmanager
 def up(settings: Settings, **more: str) -> Iterator[subprocess.Popen[str]]:
     """Run `lethe up` in a session of its own and wait until it says how to stop it."""
-    ports = {f"LETHE_{name.upper()}": str(getattr(settings, name)) for name in ("port", "model_port", "model_admin_port")}
+    ports = {
+        f"LETHE_{name.upper()}": str(getattr(settings, name))
+        for name in ("port", "model_port", "model_admin_port")
+    }
     env = processes.environment(LETHE_HOME=str(settings.home), **ports, **more)
     supervisor = subprocess.Popen(
         processes.python("-m", "app.cli.main", "up"),
@@ -109,7 +113,8 @@ def test_up_ready_used_and_stopped(settings: Settings) -> None:
         supervisor.send_signal(signal.SIGINT)
         assert supervisor.wait(60) == 0
     none_left(settings.home, within_seconds=0.1)
-    assert took < START_SECONDS_MAX
+    busy = os.getloadavg()[0] / (os.cpu_count() or 1)
+    assert took < START_SECONDS_MAX * max(1.0, busy)
 
 
 def test_killed_and_up_again_with_the_same_data(settings: Settings) -> None:

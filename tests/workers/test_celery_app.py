@@ -47,7 +47,9 @@ def test_without_redis_the_worker_listens_to_itself(monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.slow
 def test_importing_reads_no_settings_and_no_torch() -> None:
-    script = "import sys, workers.celery_app; print('torch' in sys.modules, workers.celery_app.app.configured)"
+    script = (
+        "import sys, workers.celery_app; print('torch' in sys.modules, workers.celery_app.app.configured)"
+    )
     env = processes.environment(LETHE_PORT="not a number")
     done = subprocess.run(processes.python("-c", script), env=env, capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False"]
@@ -55,7 +57,10 @@ def test_importing_reads_no_settings_and_no_torch() -> None:
 
 def test_the_one_task_carries_stage_and_id() -> None:
     assert celery_app.run.name == queue.TASK
-    assert {name for name in celery_app.app.tasks if name.startswith("lethe.")} == {queue.TASK, celery_app.SWEEP}
+    assert {name for name in celery_app.app.tasks if name.startswith("lethe.")} == {
+        queue.TASK,
+        celery_app.SWEEP,
+    }
 
 
 @contextmanager
@@ -81,7 +86,9 @@ def worker(home: Path, **env: str) -> Iterator[subprocess.Popen[bytes]]:
     alive = home / "run" / "io.alive"
     arguments = ["-m", "celery", "-A", "workers.celery_app", "worker", "-Q", "io,signing", "-n", "io@%h"]
     options = ["--pool=threads", "--concurrency=2", "--without-gossip", "--without-mingle"]
-    with running(processes.python(*arguments, *options), home / "worker.log", LETHE_WORKER="io", **env) as child:
+    with running(
+        processes.python(*arguments, *options), home / "worker.log", LETHE_WORKER="io", **env
+    ) as child:
         until(alive.exists)
         yield child
 
@@ -128,7 +135,9 @@ def test_a_bell_is_heard_and_the_stage_is_run(home: Path, database_url: str) -> 
 
 
 @pytest.mark.slow
-def test_with_redis_gone_the_sweeper_does_the_work(home: Path, database_url: str, transaction: Transaction) -> None:
+def test_with_redis_gone_the_sweeper_does_the_work(
+    home: Path, database_url: str, transaction: Transaction
+) -> None:
     nowhere = f"unix://{home}/run/none.sock?db=0"
     env = {"LETHE_HOME": str(home), "LETHE_DATABASE_URL": database_url, "LETHE_REDIS_URL": nowhere}
     with worker(home, LETHE_SWEEP_SECONDS="0.5", **env):
@@ -139,7 +148,9 @@ def test_with_redis_gone_the_sweeper_does_the_work(home: Path, database_url: str
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_a_killed_worker_leaves_no_stage_behind(home: Path, database_url: str, transaction: Transaction) -> None:
+def test_a_killed_worker_leaves_no_stage_behind(
+    home: Path, database_url: str, transaction: Transaction
+) -> None:
     fifo = home / "pipe.jsonl"
     os.mkfifo(fifo)  # a source that never answers
     env = {"LETHE_HOME": str(home), "LETHE_DATABASE_URL": database_url}

@@ -22,7 +22,9 @@ def poked() -> list[tuple[Stage, UUID]]:
 
 
 @pytest.fixture
-def context(database_url: str, tmp_path: Path, transaction: Transaction, poked: list[tuple[Stage, UUID]]) -> Context:
+def context(
+    database_url: str, tmp_path: Path, transaction: Transaction, poked: list[tuple[Stage, UUID]]
+) -> Context:
     settings = Settings(home=tmp_path, database_url=database_url)
     return world(settings, transaction, poke=lambda stage, id_: poked.append((stage, id_)))
 
@@ -48,7 +50,9 @@ def test_what_is_due_is_found_without_a_bell(context: Context, transaction: Tran
     assert set(housekeeping.due(context)) == {(Stage.REGISTER, waiting), (Stage.PREPARE, version_id)}
 
 
-def test_the_condemned_are_destroyed_and_what_others_need_stays(context: Context, transaction: Transaction) -> None:
+def test_the_condemned_are_destroyed_and_what_others_need_stays(
+    context: Context, transaction: Transaction
+) -> None:
     shared, own, kept = (context.objects.put_bytes(content) for content in (b"shared", b"own", b"kept"))
     doomed_manifest, live_manifest = (_manifest(context, shared, each) for each in (own, kept))
     with transaction() as session:
@@ -56,7 +60,12 @@ def test_the_condemned_are_destroyed_and_what_others_need_stays(context: Context
         _row(session.get_one(ModelVersion, live), state="live", manifest=live_manifest)
         session.get_one(Model, model_id).live_version_id = live
         condemned = ModelVersion(
-            id=new_id(), model_id=model_id, state="condemned", engine="train", exact=True, manifest=doomed_manifest
+            id=new_id(),
+            model_id=model_id,
+            state="condemned",
+            engine="train",
+            exact=True,
+            manifest=doomed_manifest,
         )
         session.add(condemned)
         session.flush()
@@ -78,7 +87,12 @@ def test_one_duty_that_fails_keeps_no_other_from_being_done(
         model_id, _ = model(session)
         session.add(
             ModelVersion(
-                id=new_id(), model_id=model_id, state="condemned", engine="train", exact=True, manifest="not a digest"
+                id=new_id(),
+                model_id=model_id,
+                state="condemned",
+                engine="train",
+                exact=True,
+                manifest="not a digest",
             )
         )
     (tmp_path / "locks").mkdir()

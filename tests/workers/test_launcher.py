@@ -127,7 +127,9 @@ except RunFailed as failed:
 """
     ours = processes.start(processes.python("-c", script), env=processes.environment())
     deadline = time.monotonic() + 20
-    while not (tmp_path / "a" / "started").exists() or not (tmp_path / "a" / "started").read_text().endswith("\n"):
+    while not (tmp_path / "a" / "started").exists() or not (tmp_path / "a" / "started").read_text().endswith(
+        "\n"
+    ):
         assert time.monotonic() < deadline
         time.sleep(0.05)
     return ours

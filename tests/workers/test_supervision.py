@@ -48,7 +48,7 @@ def lease(transaction: Transaction, model_id: UUID) -> tuple[int, str | None, bo
             select(
                 Model.lease_epoch,
                 Model.lease_owner,
-                func.coalesce(Model.lease_expires_at > func.clock_timestamp(), False),  # noqa: FBT003  SQL
+                func.coalesce(Model.lease_expires_at > func.clock_timestamp(), False),
             ).where(Model.id == model_id)
         ).one()
         return row[0], row[1], row[2]
@@ -59,7 +59,9 @@ def bells(transaction: Transaction) -> int:
         return session.scalar(select(func.count()).select_from(Outbox)) or 0
 
 
-def test_a_bell_is_answered_under_a_lease_that_is_given_back(settings: Settings, transaction: Transaction) -> None:
+def test_a_bell_is_answered_under_a_lease_that_is_given_back(
+    settings: Settings, transaction: Transaction
+) -> None:
     with transaction() as session:
         model_id, version_id = model(session)
         queue.ring(session, Stage.PREPARE, version_id)
@@ -70,7 +72,9 @@ def test_a_bell_is_answered_under_a_lease_that_is_given_back(settings: Settings,
     assert bells(transaction) == 0
 
 
-def test_a_second_message_for_the_same_bell_starts_nothing(settings: Settings, transaction: Transaction) -> None:
+def test_a_second_message_for_the_same_bell_starts_nothing(
+    settings: Settings, transaction: Transaction
+) -> None:
     with transaction() as session:
         model_id, version_id = model(session)
         queue.ring(session, Stage.PREPARE, version_id)
@@ -94,7 +98,11 @@ def test_while_another_holds_the_model_nothing_starts(settings: Settings, transa
         session.execute(
             update(Model)
             .where(Model.id == model_id)
-            .values(lease_epoch=7, lease_owner="rival", lease_expires_at=func.clock_timestamp() + func.make_interval(0, 0, 0, 0, 1))
+            .values(
+                lease_epoch=7,
+                lease_owner="rival",
+                lease_expires_at=func.clock_timestamp() + func.make_interval(0, 0, 0, 0, 1),
+            )
         )
         queue.ring(session, Stage.PREPARE, version_id)
     ours = supervisor(settings, transaction, "")
@@ -103,7 +111,9 @@ def test_while_another_holds_the_model_nothing_starts(settings: Settings, transa
 
 
 @pytest.mark.slow
-def test_a_bell_waits_a_moment_for_the_stage_before_to_leave(settings: Settings, transaction: Transaction) -> None:
+def test_a_bell_waits_a_moment_for_the_stage_before_to_leave(
+    settings: Settings, transaction: Transaction
+) -> None:
     with transaction() as session:
         model_id, version_id = model(session)
         soon = func.clock_timestamp() + func.make_interval(0, 0, 0, 0, 0, 0, 1)
@@ -113,7 +123,9 @@ def test_a_bell_waits_a_moment_for_the_stage_before_to_leave(settings: Settings,
 
 
 @pytest.mark.slow
-def test_a_lease_is_renewed_for_as_long_as_the_stage_takes(settings: Settings, transaction: Transaction) -> None:
+def test_a_lease_is_renewed_for_as_long_as_the_stage_takes(
+    settings: Settings, transaction: Transaction
+) -> None:
     with transaction() as session:
         model_id, version_id = model(session)
     ours = supervisor(settings, transaction, "time.sleep(3)")
@@ -144,7 +156,9 @@ time.sleep(60)
         time.sleep(0.05)
     with transaction() as session:
         session.execute(
-            update(Model).where(Model.id == model_id).values(lease_epoch=Model.lease_epoch + 1, lease_owner="rival")
+            update(Model)
+            .where(Model.id == model_id)
+            .values(lease_epoch=Model.lease_epoch + 1, lease_owner="rival")
         )
     thread.join(10)
     assert done == [Ended.FENCED]
@@ -155,7 +169,9 @@ time.sleep(60)
 
 
 @pytest.mark.slow
-def test_without_a_database_the_clock_fences(settings: Settings, transaction: Transaction, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_database_the_clock_fences(
+    settings: Settings, transaction: Transaction, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """No renewal arrives: the child is ended after two thirds of the lease, before a rival can begin."""
     with transaction() as session:
         _, version_id = model(session)
@@ -171,7 +187,9 @@ def test_without_a_database_the_clock_fences(settings: Settings, transaction: Tr
 
 
 @pytest.mark.slow
-def test_draining_asks_for_a_checkpoint_and_begins_nothing_more(settings: Settings, transaction: Transaction) -> None:
+def test_draining_asks_for_a_checkpoint_and_begins_nothing_more(
+    settings: Settings, transaction: Transaction
+) -> None:
     with transaction() as session:
         model_id, version_id = model(session)
     script = """
@@ -194,7 +212,9 @@ time.sleep(60)
 
 
 @pytest.mark.parametrize(("code", "ended"), [(75, Ended.RESUMABLE), (77, Ended.FENCED), (70, Ended.FAILED)])
-def test_what_an_exit_code_means(settings: Settings, transaction: Transaction, code: int, ended: Ended) -> None:
+def test_what_an_exit_code_means(
+    settings: Settings, transaction: Transaction, code: int, ended: Ended
+) -> None:
     with transaction() as session:
         model_id, version_id = model(session)
     ours = supervisor(settings, transaction, f"sys.exit({code})")

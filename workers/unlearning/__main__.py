@@ -123,11 +123,21 @@ def _unlearn(
 
 
 def _measure(
-    spec: specs.MeasureSpec, _progress: Callable[[Any], None], _stop: Callable[[], bool]
+    spec: specs.MeasureSpec, progress: Callable[[Any], None], stop: Callable[[], bool]
 ) -> dict[str, Any]:
-    from workers.unlearning import verification
+    from workers.unlearning import determinism, verification
 
-    return {"outcome": "done", "kind": spec.kind} | verification.measure(spec)
+    started = time.monotonic()
+    measured = verification.measure(spec, progress=progress, stop=stop)
+    return {
+        "outcome": "done",
+        "kind": spec.kind,
+        "seconds": round(time.monotonic() - started, 3),
+        "environment": determinism.environment(),
+        "code": determinism.code(),
+        "form": spec.form,
+        "examinees": len(measured["examinees"]),
+    }
 
 
 _RUNS: dict[str, Callable[[Any, Callable[[Any], None], Callable[[], bool]], dict[str, Any]]] = {

@@ -65,15 +65,18 @@ COHORT_MIN = 19
 
 
 def match_loss(logits: Tensor, reference: Tensor, counted: Tensor) -> Tensor:
-    """Return KL(reference || model), summed over the counted positions, per record.
+    """Return KL(q || p) + KL(p || q), q the reference's, summed over the counted positions, per record.
 
-        sum_t sum_v q_tv (log q_tv - log p_tv)
+        sum_t sum_v (q_tv - p_tv) (log q_tv - log p_tv)
 
     `logits` and `reference` (log-probabilities) have shape (records, T - 1, vocabulary), `counted`
-    (records, T - 1). Zero exactly where the two predict the same.
+    (records, T - 1). Zero exactly where the two predict the same. The first half alone hardly sees a
+    remembered token: with p = 0.1 where q = 0.001 and all else in proportion it is 0.1 nats, while
+    the token is 4.6 nats too likely; the second half is 0.4.
     """
     assert logits.shape == reference.shape
-    divergence = F.kl_div(F.log_softmax(logits, dim=-1), reference, log_target=True, reduction="none")
+    predicted = F.log_softmax(logits, dim=-1)
+    divergence = (reference.exp() - predicted.exp()) * (reference - predicted)
     return (divergence.sum(dim=-1) * counted).sum(dim=-1)
 
 

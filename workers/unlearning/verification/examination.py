@@ -14,7 +14,7 @@ Numbers only: it knows no policy, no earlier version and no engine.
 import gc
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from statistics import fmean
 from typing import Any
@@ -116,6 +116,9 @@ class _Exam:
     task: CausalLM
     records: Mapping[str, Record]
     min_k: Fraction
+    # Texts are tokenised once, though the model, each judge and the relearned model read them.
+    _rows: dict[str, Question] = field(default_factory=dict)
+    _others: dict[str, list[Question]] = field(default_factory=dict)
 
     def ask_model(self, watch: _Watch) -> dict[str, Said]:
         """Return what the model says of every examinee and of the cohort."""
@@ -156,25 +159,29 @@ class _Exam:
         longest = max((len(each.keys) for each in examinees), default=0)
         rows = [key for each in examinees for key in each.keys]
         rows += [key for keys in self.spec.cohort for key in keys[:longest]]
-        found = []
-        for key in dict.fromkeys(rows):
-            record = self.records[key]
-            found.append(Question(key=key, part="row", text=self._text(record.passage, name=True)))
-            if key in varied:
-                found += self._variants(record)
-        return found
-
-    def _variants(self, record: Record) -> list[Question]:
-        spec = self.spec
-        paraphrases = record.paraphrases[: spec.paraphrases_min] if "paraphrase" in spec.attacks else ()
-        fakes = record.fake[:FAKE_NAMES] if "fake_name" in spec.attacks else ()
         return [
-            *(
-                Question(key=record.key, part="paraphrase", text=self._text(_told(each, record.passage)))
-                for each in paraphrases
-            ),
-            *(Question(key=record.key, part="fake", text=self._text(each)) for each in fakes),
+            question
+            for key in dict.fromkeys(rows)
+            for question in (self._row(key), *(self._variants(key) if key in varied else ()))
         ]
+
+    def _row(self, key: str) -> Question:
+        if key not in self._rows:
+            text = self._text(self.records[key].passage, name=True)
+            self._rows[key] = Question(key=key, part="row", text=text)
+        return self._rows[key]
+
+    def _variants(self, key: str) -> list[Question]:
+        if key not in self._others:
+            spec, record = self.spec, self.records[key]
+            paraphrases = record.paraphrases[: spec.paraphrases_min] if "paraphrase" in spec.attacks else ()
+            fakes = record.fake[:FAKE_NAMES] if "fake_name" in spec.attacks else ()
+            told = [self._text(_told(each, record.passage)) for each in paraphrases]
+            self._others[key] = [
+                *(Question(key=key, part="paraphrase", text=text) for text in told),
+                *(Question(key=key, part="fake", text=self._text(each)) for each in fakes),
+            ]
+        return self._others[key]
 
     def _text(self, passage: Passage, *, name: bool = False, answer: bool = False) -> Text:
         example = self.task.encode(passage, tokens_max=self._tokens_max())
