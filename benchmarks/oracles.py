@@ -19,7 +19,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from app.config import Settings
 from app.demo import base
@@ -38,6 +38,7 @@ from workers.unlearning.spec import (
     UnlearnSpec,
 )
 
+Kind = Literal["request", "sentinel", "control"]
 FORM = "float32/none"
 REFERENCES = 4
 SENTINELS = 2
@@ -102,7 +103,7 @@ def build(home: Path, count: int) -> World:
     trained, planted = people(SEEDS["trained"], count), sentinels(SEEDS["sentinel"], SENTINELS)
     held_back = people(SEEDS["held_back"], HELD_BACK)
     directory = base.write(home / "base", corpus(SEEDS["tokenizer"], 200))
-    recipe = Recipe(**base.RECIPE)  # type: ignore[arg-type]  # the demo's own recipe, by name
+    recipe = Recipe(**base.RECIPE)
     world = World(
         home=home,
         launcher=launcher,
@@ -179,10 +180,10 @@ def measure(
     policy = policies.load("default")
     gone = {person.id for person in erased}
     kept = [person for person in world.trained if person.id not in gone]
-    groups: list[tuple[str, Any, Sequence[Person]]] = [
-        ("request", "request", erased),
-        ("sentinel", "sentinel", world.planted),
-        ("control", "control", kept[:CONTROLS]),
+    groups: list[tuple[Kind, Sequence[Person]]] = [
+        ("request", erased),
+        ("sentinel", world.planted),
+        ("control", kept[:CONTROLS]),
     ]
     spec = MeasureSpec(
         model=model,
@@ -200,7 +201,7 @@ def measure(
                     if n not in {world.shard(person), (world.shard(person) + 1) % REFERENCES}
                 ),
             )
-            for kind, _, whom in groups
+            for kind, whom in groups
             for number, person in enumerate(whom)
         ),
         cohort=tuple(world.keys([person]) for person in world.held_back[DEV:]),
@@ -218,9 +219,7 @@ def measure(
     return found
 
 
-def judged(
-    world: World, before: Mapping[str, Any], after: Mapping[str, Any], erased: Sequence[Person]
-) -> dict[str, Any]:
+def judged(before: Mapping[str, Any], after: Mapping[str, Any], erased: Sequence[Person]) -> dict[str, Any]:
     """Return the verdicts and bounds that the service would have given this candidate."""
     policy = policies.load("default").model_copy(update={"sentinels_per_batch": SENTINELS})
     method = MethodFacts(engine="gradient", guarantee="approximate", qualified=False, attempts=1)
@@ -275,7 +274,7 @@ def trial(world: World, size: int, draw: int, *, seeds: int) -> dict[str, Any]:
     else:
         candidate = world.home / name / "gradient" / "model"
         after = measure(world, f"{name}/after", candidate, erased, extraction=True)
-        result |= judged(world, before, after, erased)
+        result |= judged(before, after, erased)
         result["after"] = _seen(world, after, erased)
         result["others_kept"] = _kept(world, before, after, kept)
     if seeds:
@@ -298,12 +297,15 @@ def oracle(
         for n, spec in enumerate(specs)
     ]
     losses = [each["loss"] for each in seen]
-    return {"forget_loss": losses, "low": min(losses), "high": max(losses), "recited": [s["recited"] for s in seen]}
+    return {
+        "forget_loss": losses,
+        "low": min(losses),
+        "high": max(losses),
+        "recited": [s["recited"] for s in seen],
+    }
 
 
-def _kept(
-    world: World, before: Mapping[str, Any], after: Mapping[str, Any], kept: Sequence[Person]
-) -> float:
+def _kept(world: World, before: Mapping[str, Any], after: Mapping[str, Any], kept: Sequence[Person]) -> float:
     """Return the share of what was recited of the others that still is."""
     old, new = before["utility"]["items"], after["utility"]["items"]
     known = [key for key in world.keys(kept) if old[key]["recalled"]]

@@ -32,7 +32,10 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="lethe-stages-") as directory:
         runs = [run(Path(directory) / str(number)) for number in range(given.runs)]
     table = {
-        name: {"median": statistics.median(each[name] for each in runs), "runs": [each[name] for each in runs]}
+        name: {
+            "median": statistics.median(each[name] for each in runs),
+            "runs": [each[name] for each in runs],
+        }
         for name in runs[0]
     }
     machine = f"{platform.machine()}, {platform.system()}, Python {platform.python_version()}"

@@ -163,17 +163,13 @@ def line_up(
         controls = _drawn(kept.keys() - touched, seed=draw)[:controls]
     leaving = erasing | {row.id for cluster in sentinels for row in planted[cluster]}
     held_back = {group.cluster: group.records for group in records.cohort(session, dataset_id)}
-    split = cohort.split(
-        records.drawn(session, dataset_id), key=context.keyring.lottery, dev_share=dev_share
-    )
+    split = cohort.split(records.drawn(session, dataset_id), key=context.keyring.lottery, dev_share=dev_share)
     everybody = {row.cluster for row in trained} | touched
     return LineUp(
         forget={request: _by_cluster(rows) for request, rows in asked.items()},
         sentinels={cluster: tuple(planted[cluster]) for cluster in sentinels},
         controls={cluster: tuple(kept[cluster]) for cluster in controls},
-        retain=tuple(
-            sorted((row for row in trained if row.id not in leaving), key=key_of)
-        ),
+        retain=tuple(sorted((row for row in trained if row.id not in leaving), key=key_of)),
         dev=tuple(held_back[cluster] for cluster in split.dev if cluster in held_back),
         audit=tuple(held_back[cluster] for cluster in split.audit if cluster in held_back),
         shards={c: shard_of(context, c, references) for c in everybody},

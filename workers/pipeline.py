@@ -40,7 +40,6 @@ from app.records.content import canonical
 from app.records.reading import RecordRow
 from app.registry import service as registry
 from app.serving import service as serving
-from app.signing import canonical as jcs
 from app.storage import locations
 from app.storage.database import Session
 from app.tables import Model, ModelVersion
@@ -48,18 +47,13 @@ from app.transparency import tree
 from app.verification import policy as policies
 from app.verification import service as verification
 from workers import context as composition
-from workers import housekeeping, material
+from workers import housekeeping, material, orders
 from workers.context import Context
 from workers.launcher import Outcome, RunFailed
-from workers.material import LineUp
 from workers.unlearning.spec import (
     EXIT_FAILED,
     EXIT_RESUMABLE,
-    MeasureSpec,
-    Recipe,
-    Spec,
     TrainSpec,
-    UnlearnSpec,
 )
 
 EXIT_FENCED = 77
@@ -86,8 +80,8 @@ def prepare(version_id: UUID, epoch: int, context: Context) -> None:
         missing = registry.missing_shards(session, model)
         rows = records.training_records(session, model.dataset_id)
     work = context.workdir(f"prepare-{version_id}")
-    specs = _training_specs(context, version, model, missing, rows, epoch=epoch, work=work)
-    _run(context, list(specs.values()), lambda body: _show_version(context, version_id, body))
+    specs = orders.trainings(context, version, model, missing, rows, epoch=epoch, work=work)
+    orders.run(context, list(specs.values()), lambda body: _show_version(context, version_id, body))
     reach("prepare.computed")
     for shard, spec in specs.items():
         _record_trained(context, version, model, shard, spec, rows, epoch=epoch)
@@ -110,10 +104,10 @@ def plan(model_id: UUID, epoch: int, context: Context) -> None:
         model = registry.model(session, model_id)
         if registry.missing_shards(session, model):
             return  # `prepare` is due first; the sweeper knows
-        line_up = _line_up(session, context, view, policy.sentinels_per_batch, policy.assay_subjects)
+        line_up = orders.line_up(session, context, view, policy.sentinels_per_batch, policy.assay_subjects)
         anchor = registry.lineage(session, view.parent_id)[0]
     work = context.workdir(f"job-{view.id}", "plan")
-    for form, body in _measure(context, view, line_up, view.parent_id, work, moment="before"):
+    for form, body in orders.measured(context, view, line_up, view.parent_id, work, moment="before"):
         with context.transaction() as session:
             verification.put(session, view.id, attempt=0, moment="before", form=form, body=body)
     reach("plan.computed")
@@ -143,13 +137,13 @@ def unlearn(job_id: UUID, epoch: int, context: Context) -> None:
         view = jobs.claim(session, job_id, JobStage.UNLEARN, epoch=epoch, now=context.clock())
         if view is None:
             return
-        line_up = _line_up(session, context, view)
+        line_up = orders.line_up(session, context, view)
         model = registry.model(session, view.model_id)
         anchor, *later = registry.lineage(session, view.parent_id)
     reach("unlearn.claimed")
     out = context.workdir(f"job-{job_id}", f"attempt-{view.attempt}")
-    spec = _unlearn_spec(context, view, line_up, model, anchor, later, out)
-    [outcome] = _run(context, [spec], lambda body: _show_job(context, job_id, body))
+    spec = orders.unlearning(context, view, line_up, model, anchor, later, out)
+    [outcome] = orders.run(context, [spec], lambda body: orders.show_job(context, job_id, body))
     seconds = time.monotonic() - started
     reach("unlearn.computed")
     if outcome.body["outcome"] == "refused":
@@ -179,19 +173,26 @@ def verify(job_id: UUID, epoch: int, context: Context) -> None:
         view = jobs.claim(session, job_id, JobStage.VERIFY, epoch=epoch, now=context.clock())
         if view is None:
             return
-        line_up = _line_up(session, context, view)
+        line_up = orders.line_up(session, context, view)
     assert view.candidate_id is not None, "verify follows unlearn"
     work = context.workdir(f"job-{job_id}", f"verify-{view.attempt}")
-    bodies = list(_measure(context, view, line_up, view.candidate_id, work, moment="after"))
+    bodies = list(orders.measured(context, view, line_up, view.candidate_id, work, moment="after"))
     reach("verify.computed")
     with context.transaction() as session:
         for form, body in bodies:
             verification.put(session, job_id, attempt=view.attempt, moment="after", form=form, body=body)
-        judgement = verification.judge(session, view, guarantee=escalation.GUARANTEES[str(view.engine)], at=context.clock())
+        judgement = verification.judge(
+            session, view, guarantee=escalation.GUARANTEES[str(view.engine)], at=context.clock()
+        )
         seconds = time.monotonic() - started
         if judgement.publish:
             jobs.passed(
-                session, view, leaving=judgement.leaving, output=judgement.output, seconds=seconds, at=context.clock()
+                session,
+                view,
+                leaving=judgement.leaving,
+                output=judgement.output,
+                seconds=seconds,
+                at=context.clock(),
             )
         else:
             jobs.escalate(
@@ -222,7 +223,11 @@ def certify(job_id: UUID, epoch: int, context: Context) -> None:
     with context.transaction() as session:
         certificates.issue(session, view, signed, at=context.clock())
         jobs.certified(
-            session, view, output={"certificates": len(signed)}, seconds=time.monotonic() - started, at=context.clock()
+            session,
+            view,
+            output={"certificates": len(signed)},
+            seconds=time.monotonic() - started,
+            at=context.clock(),
         )
     reach("certify.recorded")
 
@@ -249,7 +254,7 @@ def conclude(job_id: UUID, epoch: int, context: Context) -> None:
         view = jobs.claim(session, job_id, JobStage.CONCLUDE, epoch=epoch, now=context.clock())
         if view is None:
             return
-        line_up = _line_up(session, context, view)
+        line_up = orders.line_up(session, context, view)
         touched = {line_up.shards[row.cluster] for row in line_up.forgotten()}
         registry.condemn_references(session, view.model_id, touched, at=context.clock())
     assert view.candidate_id is not None, "conclude follows unlearn"
@@ -271,108 +276,7 @@ def conclude(job_id: UUID, epoch: int, context: Context) -> None:
     reach("conclude.recorded")
 
 
-# What the stages share ----------------------------------------------------------------------------
-
-
-def _line_up(
-    session: Session, context: Context, view: JobView, sentinels: int | None = None, controls: int | None = None
-) -> LineUp:
-    """Return who is who: drawn at `plan`, repeated from the job's plan afterwards."""
-    drawn = {name: [bytes.fromhex(c) for c in view.plan.get(name, ())] for name in ("sentinels", "controls")}  # type: ignore[attr-defined]  # lists, as `plan` wrote them
-    model = registry.model(session, view.model_id)
-    return material.line_up(
-        session,
-        context,
-        dataset_id=view.dataset_id,
-        seed=view.seed,
-        requests=view.requests,
-        references=model.references_wanted if model.recipe is not None else 0,
-        dev_share=policies.load(view.verification_policy).dev_share,
-        sentinels=drawn["sentinels"] if sentinels is None else sentinels,
-        controls=drawn["controls"] if controls is None else controls,
-    )
-
-
-def _measure(
-    context: Context, view: JobView, line_up: LineUp, version_id: UUID, work: Path, *, moment: str
-) -> list[tuple[str, bytes]]:
-    """Measure one version in every declared form, loaded from the store by its digest."""
-    policy = policies.load(view.verification_policy)
-    with context.transaction() as session:
-        version = registry.version(session, version_id)
-        references = {str(each.shard): each.manifest for each in registry.references(session, view.model_id)}
-        model = registry.model(session, view.model_id)
-    examinees = line_up.examinees()
-    retain = line_up.retain[: material.UTILITY_RECORDS_MAX]
-    rows = [*line_up.forgotten(), *line_up.cohort_rows(), *retain]
-    rows += [row for kept in line_up.controls.values() for row in kept]
-    path = material.write(context, view.dataset_id, rows, work / "records.jsonl")
-    judges = {judge for each in examinees for judge in each.judges}
-    specs = [
-        MeasureSpec(
-            model=_staged(context, str(version.manifest), work / "model"),
-            form=form,
-            references={shard: _staged(context, references[shard], work / f"reference-{shard}") for shard in judges},
-            records=path,
-            examinees=examinees,
-            cohort=tuple(tuple(material.key_of(row) for row in subject) for subject in line_up.audit),
-            retain=tuple(material.key_of(row) for row in retain),
-            attacks=policy.attacks,
-            min_k=str(policy.min_k),
-            paraphrases_min=policy.paraphrases_min,
-            extraction=moment == "after",
-            extraction_samples=policy.extraction_samples,
-            gated_field_bits=policy.gated_field_bits,
-            relearn_steps=policy.relearn_steps[0] if moment == "after" else 0,
-            relearn_controls=policy.relearn_controls,
-            recipe=_recipe(model),
-            seed=view.seed % 2**31,
-            cache=context.workdir(f"job-{view.id}", "judges"),
-            out=_made(work / f"measure-{number}"),
-        )
-        for number, form in enumerate(view.forms)
-    ]
-    _run(context, specs, lambda body: _show_job(context, view.id, body))
-    return [
-        (form, jcs.encode(json.loads((spec.out / "measurements.json").read_bytes())))
-        for form, spec in zip(view.forms, specs, strict=True)
-    ]
-
-
-def _unlearn_spec(
-    context: Context,
-    view: JobView,
-    line_up: LineUp,
-    model: Model,
-    anchor: ModelVersion,
-    later: Sequence[ModelVersion],
-    out: Path,
-) -> UnlearnSpec:
-    """Return what an engine is told: never the cohort or the references that will judge."""
-    with context.transaction() as session:
-        references = {str(each.shard): each.manifest for each in registry.references(session, view.model_id)}
-    subjects = line_up.forget_subjects()
-    probe = line_up.probe()
-    rows = [*line_up.forgotten(), *line_up.retain, *(row for subject in line_up.dev for row in subject)]
-    work = _made(out / "given")
-    return UnlearnSpec(
-        engine=str(view.engine),
-        anchor=_staged(context, str(anchor.manifest), work / "anchor"),
-        base=_staged(context, str(model.base_manifest), work / "base"),
-        recipe=_recipe(model),
-        sealed=tuple(_fetched(context, str(each.delta), work / f"delta-{each.id}") for each in later),
-        references={
-            shard: _staged(context, references[shard], work / f"reference-{shard}")
-            for shard in {each.teacher for each in subjects if each.teacher is not None}
-        },
-        records=material.write(context, view.dataset_id, rows, work / "records.jsonl"),
-        forget=subjects,
-        retain=tuple(material.key_of(row) for row in line_up.retain[len(probe) :]),
-        probe=tuple(material.key_of(row) for row in probe),
-        dev_cohort=tuple(tuple(material.key_of(row) for row in subject) for subject in line_up.dev),
-        seed=view.seed % 2**31,
-        out=out,
-    )
+# Parts of stages -----------------------------------------------------------------------------------
 
 
 def _refused(context: Context, view: JobView, outcome: Outcome, seconds: float) -> None:
@@ -393,7 +297,11 @@ def _agree(engine: str, outcome: Outcome) -> None:
 
 def _brief(outcome: Outcome) -> dict[str, object]:
     """Return what of an outcome belongs into the job's steps."""
-    return {name: outcome.body[name] for name in ("engine", "records_processed", "seconds") if name in outcome.body}
+    return {
+        name: outcome.body[name]
+        for name in ("engine", "records_processed", "seconds")
+        if name in outcome.body
+    }
 
 
 def _serve(
@@ -424,35 +332,6 @@ def _serve(
     serving.announce(context.backends, order)
 
 
-def _training_specs(
-    context: Context,
-    version: ModelVersion,
-    model: Model,
-    missing: Sequence[int],
-    rows: Sequence[RecordRow],
-    *,
-    epoch: int,
-    work: Path,
-) -> dict[int | None, TrainSpec]:
-    """Return what is to be trained, by shard; None is the version itself."""
-    recipe = _recipe(model)
-    if recipe is None:
-        return {}
-    base = _base(context, model, epoch=epoch, work=work)
-    wanted: dict[int | None, list[RecordRow]] = {
-        shard: [row for row in rows if material.shard_of(context, row.cluster, model.references_wanted) == shard]
-        for shard in missing
-    }
-    if version.engine == "train" and version.manifest is None:
-        wanted = {None: list(rows), **wanted}
-    specs = {}
-    for shard, chosen in wanted.items():
-        out = _made(work / ("model" if shard is None else f"reference-{shard}"))
-        path = material.write(context, model.dataset_id, chosen, out / "records.jsonl")
-        specs[shard] = TrainSpec(recipe=recipe, base=base, records=path, out=out)
-    return specs
-
-
 def _record_trained(
     context: Context,
     version: ModelVersion,
@@ -477,7 +356,12 @@ def _record_trained(
             if material.shard_of(context, row.cluster, model.references_wanted) == shard
         )
         registry.add_reference(
-            session, model.id, shard=shard, manifest=made.manifest, saw=tree.root(saw).hex(), at=context.clock()
+            session,
+            model.id,
+            shard=shard,
+            manifest=made.manifest,
+            saw=tree.root(saw).hex(),
+            at=context.clock(),
         )
 
 
@@ -490,36 +374,6 @@ def _record_upload(context: Context, version: ModelVersion, *, epoch: int, work:
         registry.register_version(session, version.id, made, statement={}, at=context.clock())
 
 
-def _base(context: Context, model: Model, *, epoch: int, work: Path) -> Path:
-    """Return the base's directory; copied into the store first, so that a replay has the same bytes."""
-    manifest = model.base_manifest
-    if manifest is None:
-        manifest = registry.keep_base(context.objects, locations.copied(model.base_uri, work / "fetched"))
-        with context.transaction() as session:
-            jobs.hold(session, model.id, epoch=epoch).base_manifest = manifest
-    return _staged(context, manifest, work / "base")
-
-
-def _fetched(context: Context, digest: str, into: Path) -> Path:
-    context.objects.fetch(digest, into)
-    return into
-
-
-def _staged(context: Context, manifest: str, into: Path) -> Path:
-    if not into.exists():
-        context.objects.stage(manifest, into)
-    return into
-
-
-def _made(path: Path) -> Path:
-    path.mkdir(parents=True, exist_ok=True, mode=0o700)
-    return path
-
-
-def _recipe(model: Model) -> Recipe | None:
-    return None if model.recipe is None else Recipe(**model.recipe)  # type: ignore[arg-type]  # validated at registration
-
-
 def _canonical(context: Context, view: JobView, request_id: UUID) -> list[str]:
     """Return the SHA-256 of each record of a request, read once more from its source."""
     with context.transaction() as session:
@@ -527,26 +381,6 @@ def _canonical(context: Context, view: JobView, request_id: UUID) -> list[str]:
         source = records.source(session, view.dataset_id)
     lines = records.contents(source, rows, content_key=context.keyring.content)
     return [sha256(canonical(line.content)).hexdigest() for _, line in lines]
-
-
-def _run(
-    context: Context, specs: Sequence[Spec], show: Callable[[dict[str, object]], None]
-) -> list[Outcome]:
-    """Run specs side by side, as many as there are cores, showing how far they are once a second."""
-    shown = 0.0
-
-    def progress(bodies: list[dict[str, object]]) -> None:
-        nonlocal shown
-        if time.monotonic() - shown >= PROGRESS_SECONDS:
-            shown = time.monotonic()
-            show({"runs": bodies})
-
-    return context.launcher.run(specs, progress=progress) if specs else []
-
-
-def _show_job(context: Context, job_id: UUID, body: dict[str, object]) -> None:
-    with context.transaction() as session:
-        jobs.progress(session, job_id, body)
 
 
 def _show_version(context: Context, version_id: UUID, body: dict[str, object]) -> None:

@@ -31,18 +31,20 @@ def read_evidence(certificate_id: UUID, session: SessionDep, _caller: AuditRead)
     return service.evidence(session, certificate_id)
 
 
-@router.get("/{certificate_id}/bundle", response_class=Response, responses=responses(Conflict, Forbidden, NotFound))
+@router.get(
+    "/{certificate_id}/bundle", response_class=Response, responses=responses(Conflict, Forbidden, NotFound)
+)
 def fetch_bundle(
     certificate_id: UUID, session: SessionDep, _caller: CertificatesRead, settings: SettingsDep
 ) -> Response:
     """Fetch the bundle, without the opening."""
-    data = service.handed_out(
-        session, certificate_id, directory=settings.keys, issuer=settings.issuer
-    )
+    data = service.handed_out(session, certificate_id, directory=settings.keys, issuer=settings.issuer)
     return _zip(data, certificate_id)
 
 
-@router.post("/{certificate_id}/opening", response_class=Response, responses=responses(Conflict, Forbidden, NotFound))
+@router.post(
+    "/{certificate_id}/opening", response_class=Response, responses=responses(Conflict, Forbidden, NotFound)
+)
 def take_opening(
     certificate_id: UUID, session: SessionDep, caller: CertificatesTake, settings: SettingsDep, now: NowDep
 ) -> Response:

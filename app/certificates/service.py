@@ -311,9 +311,7 @@ def opened(
     opening = stored.take_opening(certificate_id)
     if opening is None:
         raise Conflict("the opening was delivered before, and is destroyed", code="opening-delivered")
-    audit.record(
-        session, events.OpeningDelivered(certificate=certificate_id, principal=caller, at=at)
-    )
+    audit.record(session, events.OpeningDelivered(certificate=certificate_id, principal=caller, at=at))
     return _bundle(found, opening, directory=directory, issuer=issuer)
 
 
@@ -341,9 +339,7 @@ def _released(session: Session, certificate_id: UUID) -> Certificate:
     return found
 
 
-def _bundle(
-    found: Certificate, opening: Mapping[str, Any] | None, *, directory: Path, issuer: str
-) -> bytes:
+def _bundle(found: Certificate, opening: Mapping[str, Any] | None, *, directory: Path, issuer: str) -> bytes:
     p256 = [key.keyid for key in keys.public_keys(directory) if key.algorithm == envelope.P256]
     return bundle.assemble(
         envelope_bytes=found.envelope,

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import cycle
+from typing import Self
 
 import httpx
 
@@ -52,7 +53,7 @@ class Asker:
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._run, name="asker", daemon=True)
 
-    def __enter__(self) -> "Asker":
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 

@@ -77,9 +77,13 @@ def _story(walk: Walk, running: Stack) -> None:
     """Tell it in order."""
     everybody = people(PEOPLE_SEED, PEOPLE)
     by_prefix = {person.id: person for person in everybody}
-    with walk.step("dataset", f"{PEOPLE} fictitious people; the lottery holds {HELD_BACK} of them back from training"):
+    with walk.step(
+        "dataset", f"{PEOPLE} fictitious people; the lottery holds {HELD_BACK} of them back from training"
+    ):
         trained = _register(walk, everybody)
-    with walk.step("train", f"A small model learns the {len(trained)} others; four references learn a quarter each"):
+    with walk.step(
+        "train", f"A small model learns the {len(trained)} others; four references learn a quarter each"
+    ):
         _train(walk, running)
     erased, others = trained[:3], trained[3:]
     with walk.step("recite", "The served model, asked about people it was trained on"):
@@ -105,7 +109,12 @@ def _story(walk: Walk, running: Stack) -> None:
     with walk.step("certificates", "Each request has its certificate; a stranger checks it offline"):
         walk.summary["requests"] = [_certificate(walk, request, by) for request, by in requests]
     walk.summary["versions"] = [
-        {"number": version["number"], "digest": version["digest"], "state": version["state"], "engine": version["engine"]}
+        {
+            "number": version["number"],
+            "digest": version["digest"],
+            "state": version["state"],
+            "engine": version["engine"],
+        }
         for version in walk.call("GET", f"/v1/models/{MODEL}/versions", by="engineer")["items"]
     ]
 
@@ -130,7 +139,9 @@ def _register(walk: Walk, everybody: Sequence[Person]) -> list[str]:
     )
     if dataset["state"] != "ready":
         raise Failed(f"the data set was refused: {dataset['failure']}")
-    walk.say(f"{dataset['records']} records registered; subjects are keyed hashes, the content stays in the file")
+    walk.say(
+        f"{dataset['records']} records registered; subjects are keyed hashes, the content stays in the file"
+    )
     return sorted({record["record"].rpartition("-")[0] for record in _pages(walk, made["id"])})
 
 
@@ -289,7 +300,8 @@ def _show(walk: Walk, facts: Sequence[Fact], whom: Sequence[Person]) -> None:
     for person in whom:
         fact = next(each for each in facts if each.person == person.id and each.kind == "phone")
         mark = "[red]recited[/]" if fact.recited else "[green]not recited[/]"
-        walk.say(f"{fact.answer.prompt}[bold]{fact.answer.text.splitlines()[0] if fact.answer.text else ''}[/]  {mark}")
+        said = fact.answer.text.strip().partition("\n")[0]
+        walk.say(f"{fact.answer.prompt} [bold]{said}[/]  {mark}")
 
 
 def _alone(walk: Walk, alone: dict[str, dict[str, str]], prompts: Sequence[str]) -> None:
@@ -321,8 +333,11 @@ def _judge(
         },
     }
     answers = walk.summary["answers"]
-    walk.say(f"of the erased: {walk.summary['erased_facts_extractable_after']} facts; of the others: {walk.summary['others_retained']:.1%} kept")
-    walk.say(f"the client's log: {answers['total']} answers, {answers['failed']} failed, {answers['mixed']} mixed")
+    left, retained = walk.summary["erased_facts_extractable_after"], walk.summary["others_retained"]
+    walk.say(f"of the erased {left} facts are left; of what the others' were, {retained:.1%} is kept")
+    walk.say(
+        f"the client's log: {answers['total']} answers, {answers['failed']} failed, {answers['mixed']} mixed"
+    )
 
 
 def _certificate(walk: Walk, request_id: str, by: str) -> dict[str, Any]:
@@ -330,7 +345,7 @@ def _certificate(walk: Walk, request_id: str, by: str) -> dict[str, Any]:
     request = walk.call("GET", f"/v1/erasure-requests/{request_id}", by="reviewer")
     [target] = request["targets"]
     if target["certificate"] is None:
-        raise Failed(f"{request_id} has no certificate: {request['state']}, {request['attention']}")
+        return _held(walk, request)
     evidence = walk.call("GET", f"/v1/certificates/{target['certificate']}/evidence", by="officer")
     bundle = walk.out / f"lethe-{target['certificate']}.zip"
     bundle.write_bytes(walk.fetch(f"/v1/certificates/{target['certificate']}/opening", by=by))
@@ -353,6 +368,20 @@ def _certificate(walk: Walk, request_id: str, by: str) -> dict[str, Any]:
         "attempts": evidence["attempts"],
         **{name: decision[name] for name in ("p0", "p1", "residual_upper", "reasons")},
         "bundle": bundle.name,
+    }
+
+
+def _held(walk: Walk, request: Mapping[str, Any]) -> dict[str, Any]:
+    """Say that a request is still open and why: no certificate is better than a wrong one."""
+    walk.say(f"{request['id']}: [yellow]still open[/] ({request['state']}, {request['attention']})")
+    unknown = dict.fromkeys(
+        ("verdict", "level", "engine", "attempts", "p0", "p1", "residual_upper", "bundle")
+    )
+    return {
+        "id": request["id"],
+        "state": request["state"],
+        **unknown,
+        "reasons": [request["attention"]],
     }
 
 
@@ -381,12 +410,17 @@ def _ending(walk: Walk) -> None:
         table.add_column(column)
     for request in walk.summary["requests"]:
         table.add_row(
-            *(str(request[name]) for name in ("id", "state", "verdict", "level", "engine", "p0", "p1", "residual_upper"))
+            *(
+                str(request[name])
+                for name in ("id", "state", "verdict", "level", "engine", "p0", "p1", "residual_upper")
+            )
         )
     walk.console.print(table)
     walk.say(" · ".join(f"{name} {seconds:.0f} s" for name, seconds in walk.seconds.items()))
     walk.say(f"Bundles, trust file and summary.json: {walk.out}")
-    walk.say("Next: `lethe certificate check BUNDLE --trust trust.json`, then `lethe up` for a service of your own.")
+    walk.say(
+        "Next: `lethe certificate check BUNDLE --trust trust.json`; `lethe up` for a service of your own."
+    )
 
 
 def _walk(out: Path, console: Console, running: Stack) -> Walk:

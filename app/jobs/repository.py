@@ -209,7 +209,8 @@ class Jobs:
             .where(ReferenceModel.model_id == Model.id, ReferenceModel.state == "ready")
             .scalar_subquery()
         )
-        busy = exists().where(Job.model_id == Model.id, Job.state == "running")
+        # A job that is still to be planned has begun nothing, and may be waiting for its references.
+        busy = exists().where(Job.model_id == Model.id, Job.state == "running", Job.stage != "plan")
         return self.session.scalars(
             select(ModelVersion.id)
             .join(Model, Model.id == ModelVersion.model_id)

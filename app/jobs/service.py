@@ -318,7 +318,13 @@ def claim(session: Session, job_id: UUID, stage: JobStage, *, epoch: int, now: d
 
 
 def made_candidate(
-    session: Session, view: JobView, version_id: UUID, *, output: Mapping[str, object], seconds: float, at: datetime
+    session: Session,
+    view: JobView,
+    version_id: UUID,
+    *,
+    output: Mapping[str, object],
+    seconds: float,
+    at: datetime,
 ) -> None:
     """Record the candidate; its requests are being verified now."""
     job = _job(session, view)
@@ -390,7 +396,9 @@ def escalate(
     return engine
 
 
-def certified(session: Session, view: JobView, *, output: Mapping[str, object], seconds: float, at: datetime) -> None:
+def certified(
+    session: Session, view: JobView, *, output: Mapping[str, object], seconds: float, at: datetime
+) -> None:
     """Record that every request of the batch has its signed certificate, still unreleased."""
     job = _job(session, view)
     for request_id in view.requests:
@@ -403,13 +411,17 @@ def published(session: Session, view: JobView, *, output: Mapping[str, object], 
     _forward(session, _job(session, view), view, output=output, seconds=seconds)
 
 
-def concluded(session: Session, view: JobView, *, output: Mapping[str, object], seconds: float, at: datetime) -> None:
+def concluded(
+    session: Session, view: JobView, *, output: Mapping[str, object], seconds: float, at: datetime
+) -> None:
     """Close the job; whoever waits for this model is looked at next."""
     job = _job(session, view)
     _forward(session, job, view, output=output, seconds=seconds)
     job.state, job.concluded_at = JobState.CONCLUDED, at
     hold(session, job.model_id, epoch=view.epoch).failed_jobs = 0
-    audit.record(session, events.JobConcluded(job=job.id, engine=str(job.engine), attempts=job.attempt, at=at))
+    audit.record(
+        session, events.JobConcluded(job=job.id, engine=str(job.engine), attempts=job.attempt, at=at)
+    )
     queue.ring(session, Stage.PLAN, job.model_id)
 
 
@@ -420,7 +432,7 @@ def progress(session: Session, job_id: UUID, body: Mapping[str, object]) -> None
         job.progress = dict(body)
 
 
-def record_failure(  # noqa: PLR0913  what failed, where, and how often it may
+def record_failure(
     session: Session,
     stage: Stage,
     id: UUID,  # noqa: A002  the bell's word

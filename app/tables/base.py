@@ -31,9 +31,7 @@ def new_id() -> UUID:
 
 
 Id = Annotated[UUID, mapped_column(primary_key=True, default=new_id)]
-CreatedAt = Annotated[
-    datetime, mapped_column(DateTime(timezone=True), server_default=func.clock_timestamp())
-]
+CreatedAt = Annotated[datetime, mapped_column(DateTime(timezone=True), server_default=func.clock_timestamp())]
 
 
 def one_of(column: str, *values: str) -> str:

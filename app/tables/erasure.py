@@ -80,7 +80,9 @@ class RequestTarget(Base):
 
     __tablename__ = "request_targets"
     __table_args__ = (
-        CheckConstraint(one_of("stage", "scheduled", "unlearning", "verifying", "publishing", "completed"), name="stage"),
+        CheckConstraint(
+            one_of("stage", "scheduled", "unlearning", "verifying", "publishing", "completed"), name="stage"
+        ),
         # The planner's one query: what no job has taken yet, for one model.
         Index("unplanned", "model_id", postgresql_where="job_id IS NULL AND stage = 'scheduled'"),
     )

@@ -17,7 +17,8 @@ class Job(Base):
     __table_args__ = (
         CheckConstraint(one_of("state", "running", "concluded", "failed"), name="state"),
         CheckConstraint(
-            one_of("stage", "plan", "unlearn", "verify", "certify", "publish", "conclude", "done"), name="stage"
+            one_of("stage", "plan", "unlearn", "verify", "certify", "publish", "conclude", "done"),
+            name="stage",
         ),
         Index("one_running_job", "model_id", unique=True, postgresql_where="state = 'running'"),
     )

@@ -63,7 +63,9 @@ class ModelVersion(Base):
     __table_args__ = (
         UniqueConstraint("model_id", "number"),
         CheckConstraint(
-            one_of("state", "preparing", "candidate", "live", "quarantined", "condemned", "destroyed", "failed"),
+            one_of(
+                "state", "preparing", "candidate", "live", "quarantined", "condemned", "destroyed", "failed"
+            ),
             name="state",
         ),
     )

@@ -1,0 +1,220 @@
+"""What a run is told: specs written from who is who, the store's weights and the policy.
+
+    trainings      a version and its references, from the recorded recipe
+    unlearning     an engine: never the cohort or the references that will judge
+    measurements   the examiner: one spec per declared form
+
+Knows which stage asks for what; knows no lease, and no verdict.
+"""
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from uuid import UUID
+
+from app.jobs import service as jobs
+from app.jobs.service import JobView
+from app.records.reading import RecordRow
+from app.registry import service as registry
+from app.signing import canonical
+from app.storage import locations
+from app.storage.database import Session
+from app.tables import Model, ModelVersion
+from app.verification import policy as policies
+from workers import material
+from workers.context import Context
+from workers.launcher import Outcome
+from workers.material import LineUp
+from workers.unlearning.spec import MeasureSpec, Recipe, Spec, TrainSpec, UnlearnSpec
+
+PROGRESS_SECONDS = 1.0
+
+Show = Callable[[dict[str, object]], None]
+
+
+def line_up(
+    session: Session,
+    context: Context,
+    view: JobView,
+    sentinels: int | None = None,
+    controls: int | None = None,
+) -> LineUp:
+    """Return who is who: drawn at `plan`, repeated from the job's plan afterwards."""
+    drawn = {name: [bytes.fromhex(c) for c in view.plan.get(name, ())] for name in ("sentinels", "controls")}  # type: ignore[attr-defined]  # lists, as `plan` wrote them
+    model = registry.model(session, view.model_id)
+    return material.line_up(
+        session,
+        context,
+        dataset_id=view.dataset_id,
+        seed=view.seed,
+        requests=view.requests,
+        references=model.references_wanted if model.recipe is not None else 0,
+        dev_share=policies.load(view.verification_policy).dev_share,
+        sentinels=drawn["sentinels"] if sentinels is None else sentinels,
+        controls=drawn["controls"] if controls is None else controls,
+    )
+
+
+def trainings(
+    context: Context,
+    version: ModelVersion,
+    model: Model,
+    missing: Sequence[int],
+    rows: Sequence[RecordRow],
+    *,
+    epoch: int,
+    work: Path,
+) -> dict[int | None, TrainSpec]:
+    """Return what is to be trained, by shard; None is the version itself."""
+    recipe = _recipe(model)
+    if recipe is None:
+        return {}
+    base = _base(context, model, epoch=epoch, work=work)
+    wanted: dict[int | None, list[RecordRow]] = {
+        shard: [
+            row for row in rows if material.shard_of(context, row.cluster, model.references_wanted) == shard
+        ]
+        for shard in missing
+    }
+    if version.engine == "train" and version.manifest is None:
+        wanted = {None: list(rows), **wanted}
+    specs = {}
+    for shard, chosen in wanted.items():
+        out = _made(work / ("model" if shard is None else f"reference-{shard}"))
+        path = material.write(context, model.dataset_id, chosen, out / "records.jsonl")
+        specs[shard] = TrainSpec(recipe=recipe, base=base, records=path, out=out)
+    return specs
+
+
+def unlearning(
+    context: Context,
+    view: JobView,
+    who: LineUp,
+    model: Model,
+    anchor: ModelVersion,
+    later: Sequence[ModelVersion],
+    out: Path,
+) -> UnlearnSpec:
+    """Return what an engine is told: never the cohort or the references that will judge."""
+    with context.transaction() as session:
+        references = {str(each.shard): each.manifest for each in registry.references(session, view.model_id)}
+    subjects = who.forget_subjects()
+    probe = who.probe()
+    rows = [*who.forgotten(), *who.retain, *(row for subject in who.dev for row in subject)]
+    work = _made(out / "given")
+    return UnlearnSpec(
+        engine=str(view.engine),
+        anchor=_staged(context, str(anchor.manifest), work / "anchor"),
+        base=_staged(context, str(model.base_manifest), work / "base"),
+        recipe=_recipe(model),
+        sealed=tuple(_fetched(context, str(each.delta), work / f"delta-{each.id}") for each in later),
+        references={
+            shard: _staged(context, references[shard], work / f"reference-{shard}")
+            for shard in {each.teacher for each in subjects if each.teacher is not None}
+        },
+        records=material.write(context, view.dataset_id, rows, work / "records.jsonl"),
+        forget=subjects,
+        retain=tuple(material.key_of(row) for row in who.retain[len(probe) :]),
+        probe=tuple(material.key_of(row) for row in probe),
+        dev_cohort=tuple(tuple(material.key_of(row) for row in subject) for subject in who.dev),
+        seed=view.seed % 2**31,
+        out=out,
+    )
+
+
+def measured(
+    context: Context, view: JobView, who: LineUp, version_id: UUID, work: Path, *, moment: str
+) -> list[tuple[str, bytes]]:
+    """Measure one version in every declared form, loaded from the store by its digest."""
+    policy = policies.load(view.verification_policy)
+    with context.transaction() as session:
+        version = registry.version(session, version_id)
+        references = {str(each.shard): each.manifest for each in registry.references(session, view.model_id)}
+        model = registry.model(session, view.model_id)
+    examinees = who.examinees()
+    retain = who.retain[: material.UTILITY_RECORDS_MAX]
+    rows = [*who.forgotten(), *who.cohort_rows(), *retain]
+    rows += [row for kept in who.controls.values() for row in kept]
+    path = material.write(context, view.dataset_id, rows, work / "records.jsonl")
+    judges = {judge for each in examinees for judge in each.judges}
+    specs = [
+        MeasureSpec(
+            model=_staged(context, str(version.manifest), work / "model"),
+            form=form,
+            references={
+                shard: _staged(context, references[shard], work / f"reference-{shard}") for shard in judges
+            },
+            records=path,
+            examinees=examinees,
+            cohort=tuple(tuple(material.key_of(row) for row in subject) for subject in who.audit),
+            retain=tuple(material.key_of(row) for row in retain),
+            attacks=policy.attacks,
+            min_k=str(policy.min_k),
+            paraphrases_min=policy.paraphrases_min,
+            extraction=moment == "after",
+            extraction_samples=policy.extraction_samples,
+            gated_field_bits=policy.gated_field_bits,
+            relearn_steps=policy.relearn_steps[0] if moment == "after" else 0,
+            relearn_controls=policy.relearn_controls,
+            recipe=_recipe(model),
+            seed=view.seed % 2**31,
+            cache=context.workdir(f"job-{view.id}", "judges"),
+            out=_made(work / f"measure-{number}"),
+        )
+        for number, form in enumerate(view.forms)
+    ]
+    run(context, specs, lambda body: show_job(context, view.id, body))
+    return [
+        (form, canonical.encode(json.loads((spec.out / "measurements.json").read_bytes())))
+        for form, spec in zip(view.forms, specs, strict=True)
+    ]
+
+
+def run(context: Context, specs: Sequence[Spec], show: Callable[[dict[str, object]], None]) -> list[Outcome]:
+    """Run specs side by side, as many as there are cores, showing how far they are once a second."""
+    shown = 0.0
+
+    def progress(bodies: list[dict[str, object]]) -> None:
+        nonlocal shown
+        if time.monotonic() - shown >= PROGRESS_SECONDS:
+            shown = time.monotonic()
+            show({"runs": bodies})
+
+    return context.launcher.run(specs, progress=progress) if specs else []
+
+
+def _base(context: Context, model: Model, *, epoch: int, work: Path) -> Path:
+    """Return the base's directory; copied into the store first, so that a replay has the same bytes."""
+    manifest = model.base_manifest
+    if manifest is None:
+        manifest = registry.keep_base(context.objects, locations.copied(model.base_uri, work / "fetched"))
+        with context.transaction() as session:
+            jobs.hold(session, model.id, epoch=epoch).base_manifest = manifest
+    return _staged(context, manifest, work / "base")
+
+
+def _staged(context: Context, manifest: str, into: Path) -> Path:
+    if not into.exists():
+        context.objects.stage(manifest, into)
+    return into
+
+
+def _fetched(context: Context, digest: str, into: Path) -> Path:
+    context.objects.fetch(digest, into)
+    return into
+
+
+def _made(path: Path) -> Path:
+    path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return path
+
+
+def _recipe(model: Model) -> Recipe | None:
+    return None if model.recipe is None else Recipe(**model.recipe)  # type: ignore[arg-type]  # validated at registration
+
+
+def show_job(context: Context, job_id: UUID, body: dict[str, object]) -> None:
+    """Let people see how far a job is."""
+    with context.transaction() as session:
+        jobs.progress(session, job_id, body)
