@@ -58,7 +58,7 @@ def start(
     """Start a program by its absolute path; it dies when the calling thread does.
 
     `output` takes stdout and stderr (None: ours). `pipe` gives it a stdin that closes with us.
-    `folder` is where it stands; modules there are found before all others.
+    `folder` is where it stands.
     """
     assert Path(argv[0]).is_absolute(), "a program is named by its path"
     tether = [sys.executable, "-I", "-S", "-c", _TETHER, str(os.getpid()), str(int(at_our_death)), user]
@@ -85,7 +85,8 @@ def environment(**more: str) -> dict[str, str]:
         here,
         *(each for each in os.environ.get("PYTHONPATH", "").split(os.pathsep) if each and each != here),
     ]
-    return os.environ | QUIET_THREADS | {"PYTHONPATH": os.pathsep.join(path)} | more
+    # Safe path: where a child stands is not where its modules come from.
+    return os.environ | QUIET_THREADS | {"PYTHONPATH": os.pathsep.join(path), "PYTHONSAFEPATH": "1"} | more
 
 
 def stop(

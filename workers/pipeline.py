@@ -24,6 +24,7 @@ from hashlib import sha256
 from pathlib import Path
 from uuid import UUID
 
+from app import telemetry
 from app.certificates import service as certificates
 from app.config import Settings
 from app.erasure import service as erasure
@@ -241,9 +242,14 @@ def publish(job_id: UUID, epoch: int, context: Context) -> None:
         return
     assert view.candidate_id is not None, "publish follows unlearn"
     _serve(
-        context, view.model_id, view.candidate_id, parent_id=view.parent_id, epoch=epoch, erasure_epoch_step=1,
+        context,
+        view.model_id,
+        view.candidate_id,
+        parent_id=view.parent_id,
+        epoch=epoch,
+        erasure_epoch_step=1,
         then=lambda session: jobs.published(session, view, output={}, seconds=time.monotonic() - started),
-    )  # fmt: skip
+    )
     reach("publish.recorded")
 
 
@@ -423,20 +429,33 @@ def main() -> int:
     parser.add_argument("--epoch", type=int, required=True, help="the lease epoch this stage runs under")
     given = parser.parse_args()
     _die_with_the_supervisor()
+    telemetry.configure()
     try:
         STAGES[given.stage](given.id, given.epoch, composition.build(Settings()))
-    except LeaseLost:
-        return EXIT_FENCED
-    except RunFailed as failed:
-        print(f"{given.stage} {given.id}: {failed}", file=sys.stderr)  # noqa: T201  the supervisor's log
-        return failed.code if failed.resumable or failed.bad_data else EXIT_FAILED
-    except Unavailable as problem:
-        print(f"{given.stage} {given.id}: {problem.code}", file=sys.stderr)  # noqa: T201  the supervisor's log
-        return EXIT_RESUMABLE
-    except Problem as problem:
-        print(f"{given.stage} {given.id}: {problem.code}", file=sys.stderr)  # noqa: T201  the supervisor's log
-        return EXIT_FAILED
+    except Exception as error:  # noqa: BLE001  only its place is logged: texts may quote a record
+        log = telemetry.logger("stage")
+        code = getattr(error, "code", None) if isinstance(error, Problem) else None
+        log.warning(
+            "stage failed",
+            stage=given.stage.value,
+            target=str(given.id),
+            code=code,
+            **telemetry.failure(error),
+        )
+        return _exit_code(error)
     return 0
+
+
+def _exit_code(error: Exception) -> int:
+    match error:
+        case LeaseLost():
+            return EXIT_FENCED
+        case Unavailable():
+            return EXIT_RESUMABLE
+        case RunFailed() if error.resumable or error.bad_data:
+            return error.code
+        case _:
+            return EXIT_FAILED
 
 
 if __name__ == "__main__":
