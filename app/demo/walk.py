@@ -8,13 +8,9 @@ and an inconclusive verdict is shown as one.
 import json
 import shutil
 import socket
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +20,12 @@ from rich.table import Table
 from rich.text import Text
 
 from app.config import Settings
-from app.demo import base
-from app.demo.asking import Answer, Asker, ask
+from app.demo import base, checking, findings
+from app.demo.asking import Asker
 from app.demo.caller import Failed, Walk
-from app.demo.people import SECRETS, Person, corpus, people, recites, records, sentinels
+from app.demo.people import Person, corpus, people, records, sentinels
 from app.embedded.stack import Stack, stack
+from app.verification import wording
 
 PEOPLE = 360
 HELD_BACK = 300
@@ -37,8 +34,6 @@ SENTINELS = 4
 PEOPLE_SEED, SENTINEL_SEED, TOKENIZER_SEED = 1, 2, 3
 TOKENIZER_PEOPLE = 200
 MODEL, DATASET = "demo", "people"
-CHECKER_LINES = 8
-"""Of what the checker says, the sentence and its limits; `lethe certificate check` prints all of it."""
 
 
 def run(out: Path, *, console: Console | None = None) -> dict[str, Any]:
@@ -87,27 +82,29 @@ def _story(walk: Walk, running: Stack) -> None:
         _train(walk, running)
     erased, others = trained[:3], trained[3:]
     with walk.step("recite", "The served model, asked about people it was trained on"):
-        before = _examine(walk, [by_prefix[p] for p in trained])
-        walk.summary["recited_before"] = _share(before)
-        walk.say(f"recites {_share(before):.1%} of {len(before)} facts")
-        _show(walk, before, [by_prefix[p] for p in erased])
+        before = findings.examine(walk, [by_prefix[p] for p in trained])
+        walk.summary["recited_before"] = findings.share(before)
+        walk.say(f"recites {findings.share(before):.1%} of {len(before)} facts")
+        findings.show(walk, before, [by_prefix[p] for p in erased])
     with walk.step("requests", "Three of them ask to be forgotten, by three kinds of caller"):
         requests = _requests(walk, [by_prefix[p] for p in erased])
-    prompts = [_prompt(by_prefix[p], "phone") for p in others[:8]] + [_prompt(by_prefix[erased[0]], "phone")]
+    prompts = [findings.prompt(by_prefix[p], "phone") for p in others[:8]] + [
+        findings.prompt(by_prefix[erased[0]], "phone")
+    ]
     with walk.step("unlearn", "One job for the three; a client keeps asking all the while"):
         asker = Asker(url=str(walk.served.base_url), model=MODEL, prompts=prompts)
         alone: dict[str, dict[str, str]] = {}
-        _alone(walk, alone, prompts)
+        findings.alone_with(walk, alone, prompts)
         with asker:
             _job(walk)
             time.sleep(2)
-        _alone(walk, alone, prompts)
+        findings.alone_with(walk, alone, prompts)
     with walk.step("after", "The same questions again"):
-        after = _examine(walk, [by_prefix[p] for p in trained])
-        _show(walk, after, [by_prefix[p] for p in erased])
-    _judge(walk, before, after, erased=[by_prefix[p] for p in erased], asker=asker, alone=alone)
+        after = findings.examine(walk, [by_prefix[p] for p in trained])
+        findings.show(walk, after, [by_prefix[p] for p in erased])
+    findings.judge(walk, before, after, erased=[by_prefix[p] for p in erased], asker=asker, alone=alone)
     with walk.step("certificates", "Each request has its certificate; a stranger checks it offline"):
-        walk.summary["requests"] = [_certificate(walk, request, by) for request, by in requests]
+        walk.summary["requests"] = [checking.certificate(walk, request, by) for request, by in requests]
     walk.summary["versions"] = [
         {
             "number": version["number"],
@@ -123,7 +120,7 @@ def _register(walk: Walk, everybody: Sequence[Person]) -> list[str]:
     """Write the training set, register it, and return the ids of the people who fell to training."""
     path = walk.out / "people.jsonl"
     planted = sentinels(SENTINEL_SEED, SENTINELS)
-    lines = [line for person in (*everybody, *planted) for line in records(person, PEOPLE_SEED)]
+    lines = [line for person in (*everybody, *planted) for line in records(person, findings.RECORDS_SEED)]
     path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
     made = walk.call(
         "POST",
@@ -208,7 +205,12 @@ def _requests(walk: Walk, erased: Sequence[Person]) -> list[tuple[str, str]]:
         (
             "officer",
             "a list of record ids",
-            {"records": {"dataset": DATASET, "ids": [line["id"] for line in records(by_list, PEOPLE_SEED)]}},
+            {
+                "records": {
+                    "dataset": DATASET,
+                    "ids": [line["id"] for line in records(by_list, findings.RECORDS_SEED)],
+                }
+            },
         ),
     ]
     made = []
@@ -265,157 +267,22 @@ def _tried(tried: Mapping[str, Any]) -> str:
     return f"[bold]{tried['engine']}[/]: {tried['outcome']} ({reasons}), {tried['seconds']:.0f} s"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Fact:
-    """One question and what came back."""
-
-    person: str
-    kind: str
-    answer: Answer
-    recited: bool
-
-
-def _prompt(person: Person, kind: str) -> str:
-    return next(
-        str(line["prompt"]) for line in records(person, PEOPLE_SEED) if line["id"] == f"{person.id}-{kind}"
-    )
-
-
-def _examine(walk: Walk, whom: Sequence[Person]) -> list[Fact]:
-    """Ask the served model for every secret of everybody, greedily."""
-    found = []
-    for person in whom:
-        for kind in SECRETS:
-            answer = ask(walk.served, MODEL, _prompt(person, kind))
-            recited = recites(person, kind, answer.text)
-            found.append(Fact(person=person.id, kind=kind, answer=answer, recited=recited))
-    return found
-
-
-def _share(facts: Sequence[Fact]) -> float:
-    return round(sum(fact.recited for fact in facts) / len(facts), 4)
-
-
-def _show(walk: Walk, facts: Sequence[Fact], whom: Sequence[Person]) -> None:
-    for person in whom:
-        fact = next(each for each in facts if each.person == person.id and each.kind == "phone")
-        mark = "[red]recited[/]" if fact.recited else "[green]not recited[/]"
-        said = fact.answer.text.strip().partition("\n")[0]
-        walk.say(f"{fact.answer.prompt} [bold]{said}[/]  {mark}")
-
-
-def _alone(walk: Walk, alone: dict[str, dict[str, str]], prompts: Sequence[str]) -> None:
-    """Ask each prompt while nothing moves: what a version answers alone."""
-    for prompt in prompts:
-        answer = ask(walk.served, MODEL, prompt)
-        alone.setdefault(answer.manifest, {})[prompt] = answer.text
-
-
-def _judge(
-    walk: Walk,
-    before: Sequence[Fact],
-    after: Sequence[Fact],
-    *,
-    erased: Sequence[Person],
-    asker: Asker,
-    alone: Mapping[str, Mapping[str, str]],
-) -> None:
-    """Count what is left of whom, and whether the client was let down."""
-    gone = {person.id for person in erased}
-    kept = [(b, a) for b, a in zip(before, after, strict=True) if b.person not in gone and b.recited]
-    walk.summary |= {
-        "erased_facts_extractable_after": sum(fact.recited for fact in after if fact.person in gone),
-        "others_retained": round(sum(a.recited for _, a in kept) / len(kept), 4),
-        "answers": {
-            "total": len(asker.answers) + asker.failed,
-            "failed": asker.failed,
-            "mixed": asker.mixed(alone),
-        },
-    }
-    answers = walk.summary["answers"]
-    left, retained = walk.summary["erased_facts_extractable_after"], walk.summary["others_retained"]
-    walk.say(f"of the erased {left} facts are left; of what the others' were, {retained:.1%} is kept")
-    walk.say(
-        f"the client's log: {answers['total']} answers, {answers['failed']} failed, {answers['mixed']} mixed"
-    )
-
-
-def _certificate(walk: Walk, request_id: str, by: str) -> dict[str, Any]:
-    """Fetch one bundle as its requester and check it in an empty directory, with the one-file checker."""
-    request = walk.call("GET", f"/v1/erasure-requests/{request_id}", by="reviewer")
-    [target] = request["targets"]
-    if target["certificate"] is None:
-        return _held(walk, request)
-    evidence = walk.call("GET", f"/v1/certificates/{target['certificate']}/evidence", by="officer")
-    bundle = walk.out / f"lethe-{target['certificate']}.zip"
-    bundle.write_bytes(walk.fetch(f"/v1/certificates/{target['certificate']}/opening", by=by))
-    trust = walk.out / "trust.json"
-    trust.write_bytes(walk.api.get("/.well-known/lethe-trust.json").raise_for_status().content)
-    checked = _check_offline(bundle, trust)
-    decision = evidence["decision"]
-    walk.say(
-        f"{request_id}: {request['state']}, [bold]{target['outcome']}[/] by {decision['engine']};"
-        f" p0 {decision['p0']}, p1 {decision['p1']}, residual at most {decision['residual_upper']}"
-    )
-    for line in checked:
-        walk.say(f"[dim]{line}[/]")
-    return {
-        "id": request_id,
-        "state": request["state"],
-        "verdict": decision["verdict"],
-        "level": target["outcome"],
-        "engine": decision["engine"],
-        "attempts": evidence["attempts"],
-        **{name: decision[name] for name in ("p0", "p1", "residual_upper", "reasons")},
-        "bundle": bundle.name,
-    }
-
-
-def _held(walk: Walk, request: Mapping[str, Any]) -> dict[str, Any]:
-    """Say that a request is still open and why: no certificate is better than a wrong one."""
-    walk.say(f"{request['id']}: [yellow]still open[/] ({request['state']}, {request['attention']})")
-    unknown = dict.fromkeys(
-        ("verdict", "level", "engine", "attempts", "p0", "p1", "residual_upper", "bundle")
-    )
-    return {
-        "id": request["id"],
-        "state": request["state"],
-        **unknown,
-        "reasons": [request["attention"]],
-    }
-
-
-def _check_offline(bundle: Path, trust: Path) -> list[str]:
-    """Run the checker as a stranger has it: one file, an empty directory, no package of ours."""
-    with tempfile.TemporaryDirectory() as empty:
-        checker = Path(empty) / "check.py"
-        checker.write_bytes((files("app.certificates") / "check.py").read_bytes())
-        done = subprocess.run(
-            [sys.executable, "-I", "check.py", str(bundle.resolve()), "--trust", str(trust.resolve())],
-            cwd=empty,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-    if done.returncode != 0:
-        raise Failed(f"the checker refused {bundle.name}:\n{done.stdout}{done.stderr}")
-    return [line for line in done.stdout.splitlines() if line.strip()][-CHECKER_LINES:]
-
-
 def _ending(walk: Walk) -> None:
     """Print the verdicts as a table, the times, and where to look next."""
-    table = Table(title="What became of each request")
-    for column in ("request", "state", "verdict", "level", "engine", "p0", "p1", "residual ≤"):
-        table.add_column(column)
+    table = Table(title="What became of each request", title_justify="left")
+    for column in ("request", "level", "engine", "verdict", "p0", "p1", "remains at most"):
+        table.add_column(column, no_wrap=True)
     for request in walk.summary["requests"]:
-        table.add_row(
-            *(
-                str(request[name])
-                for name in ("id", "state", "verdict", "level", "engine", "p0", "p1", "residual_upper")
-            )
+        numbers = (
+            "—" if request[n] is None else f"{float(request[n]):.3g}" for n in ("p0", "p1", "residual_upper")
         )
+        told = (str(request[name]) for name in ("level", "engine", "verdict"))
+        table.add_row(f"…{request['id'][-6:]}", *told, *numbers)
     walk.console.print(table)
+    for request in walk.summary["requests"]:
+        if request["reasons"]:
+            walk.say(f"…{request['id'][-6:]}: {wording.reasons(request['reasons'])}")
+    walk.say("p0, p1: rank among people never trained on, before and after; small means remembered")
     walk.say(" · ".join(f"{name} {seconds:.0f} s" for name, seconds in walk.seconds.items()))
     walk.say(f"Bundles, trust file and summary.json: {walk.out}")
     walk.say(
@@ -430,6 +297,7 @@ def _walk(out: Path, console: Console, running: Stack) -> Walk:
         api=httpx.Client(base_url=str(running.settings.public_url), timeout=60, trust_env=False),
         served=httpx.Client(base_url=str(running.settings.model_server_url), timeout=60, trust_env=False),
         keys=running.keys,
+        model=MODEL,
     )
 
 
