@@ -348,10 +348,11 @@ def _table(trials: Sequence[Mapping[str, Any]]) -> str:
         after, found = each.get("after"), each.get("oracle")
         spread = f"({found['low']:.2f} to {found['high']:.2f})" if found else ""
         bounds = [bound for bound in each.get("residual_upper", []) if bound is not None]
+        nothing = float("nan")
         rows.append(
             f"{each['size']:4} {each['draw']:4} {each['outcome']:8} "
-            f"{after['loss'] if after else float('nan'):6.2f} {spread:20} "
-            f"{after['recited'] if after else float('nan'):7.3f} {each.get('others_kept', float('nan')):12.3f} "
+            f"{after['loss'] if after else nothing:6.2f} {spread:20} "
+            f"{after['recited'] if after else nothing:7.3f} {each.get('others_kept', nothing):12.3f} "
             f"{max(bounds, default='none'):>6} {each['work_ratio']:8.3f} {each['seconds_ratio']:8.3f}"
         )
     return "\n".join(rows)

@@ -11,7 +11,7 @@ from safetensors import safe_open
 from tests.fixtures.learning import END
 from workers.unlearning.checkpoints import digest
 from workers.unlearning.data import Passage, Spans
-from workers.unlearning.task import CausalLM
+from workers.unlearning.task import CausalLM, token_losses
 
 CPU = torch.device("cpu")
 TEXTS = ["ann tel? 123.", "b? 4.", "cccccccc pin? 99999."]
@@ -63,7 +63,7 @@ def test_a_real_token_that_equals_the_padding_counts(task: CausalLM) -> None:
     batch = task.collate([example, task.encode(passage("abcdefghijk"), tokens_max=64)])
     _, counts = task.nll(batch)
     assert counts.tolist() == [5, 11]
-    assert float(task.token_losses(batch)[0, 2]) > 0
+    assert float(task.token_losses(batch)[0, 2].detach()) > 0
 
 
 @torch.no_grad()
@@ -95,8 +95,6 @@ def test_padding_gets_no_gradient(task: CausalLM) -> None:
     logits = torch.randn(2, 12, 42, requires_grad=True)
     examples = [task.encode(passage("ab"), tokens_max=64), task.encode(passage("abcdefghijkl"), tokens_max=64)]
     batch = task.collate(examples)
-    from workers.unlearning.task import token_losses
-
     token_losses(logits, batch).sum().backward()  # type: ignore[no-untyped-call]
     assert logits.grad is not None
     assert not logits.grad[0, 2:].any()
@@ -163,8 +161,6 @@ def test_logits_shifted_by_a_constant_are_the_same_predictions(task: CausalLM) -
     """Losses normalise; scores on raw logits would change here."""
     batch = task.collate([task.encode(passage(TEXTS[0]), tokens_max=64)])
     logits = task.logits(batch).detach()
-    from workers.unlearning.task import token_losses
-
     assert torch.allclose(token_losses(logits, batch), token_losses(logits + 7.5, batch), atol=1e-5)
     flat = F.cross_entropy(logits.flatten(0, 1), batch.ids[:, 1:].flatten(), reduction="none")
     assert torch.allclose(token_losses(logits, batch)[0, 1:], flat)
