@@ -10,7 +10,6 @@
 A message states a fact and carries ids, never personal data. `code` is the machine's word for it.
 """
 
-
 from collections.abc import Sequence
 
 

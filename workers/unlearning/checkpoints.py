@@ -84,9 +84,7 @@ class Delta:
         return cls(dict(_tensors(path)))
 
 
-def compose(
-    anchor: Path, deltas: Sequence[Path], out: Path, *, dtype: torch.dtype | None = None
-) -> None:
+def compose(anchor: Path, deltas: Sequence[Path], out: Path, *, dtype: torch.dtype | None = None) -> None:
     """Write the model that is the anchor plus the deltas, in their order.
 
     The sum is made in float32 and cast once: to the dtype of the anchor's tensor, or to the one

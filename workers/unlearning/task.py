@@ -96,9 +96,7 @@ class CausalLM:
         assert tokenizer.eos_token_id is not None, "the tokenizer has no end-of-text token"
 
     @classmethod
-    def load(
-        cls, directory: Path, *, form: str = "float32/none", device: torch.device | None = None
-    ) -> Self:
+    def load(cls, directory: Path, *, form: str = "float32/none", device: torch.device | None = None) -> Self:
         """Load a model in one of its forms (`dtype/quantisation`); quantised ones are not known here."""
         dtype, _, quantisation = form.partition("/")
         if dtype not in DTYPES or quantisation != "none":
@@ -139,9 +137,7 @@ class CausalLM:
         """Return the trainable tensors by name, tied ones once."""
         return {name: value for name, value in self.model.named_parameters() if value.requires_grad}
 
-    def encode(
-        self, record: Record | Passage, *, tokens_max: int, supervise: Supervise = "all"
-    ) -> Example:
+    def encode(self, record: Record | Passage, *, tokens_max: int, supervise: Supervise = "all") -> Example:
         """Return a text as tokens, with the end-of-text token, cut at the end to `tokens_max`.
 
         Prompt and completion are tokenised as the one text they are; a token that reaches over the

@@ -215,9 +215,7 @@ def adamw(
     matrices = [each for each in parameters.values() if each.dim() > 1]
     others = [each for each in parameters.values() if each.dim() <= 1]
     groups = [{"params": matrices, "weight_decay": decay}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.AdamW(
-        [group for group in groups if group["params"]], lr=rate, betas=BETAS, fused=True
-    )
+    return torch.optim.AdamW([group for group in groups if group["params"]], lr=rate, betas=BETAS, fused=True)
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

@@ -93,7 +93,10 @@ def test_padding_changes_nothing(task: CausalLM) -> None:
 
 def test_padding_gets_no_gradient(task: CausalLM) -> None:
     logits = torch.randn(2, 12, 42, requires_grad=True)
-    examples = [task.encode(passage("ab"), tokens_max=64), task.encode(passage("abcdefghijkl"), tokens_max=64)]
+    examples = [
+        task.encode(passage("ab"), tokens_max=64),
+        task.encode(passage("abcdefghijkl"), tokens_max=64),
+    ]
     batch = task.collate(examples)
     token_losses(logits, batch).sum().backward()  # type: ignore[no-untyped-call]
     assert logits.grad is not None
@@ -110,7 +113,9 @@ def test_hits_say_what_greedy_decoding_reproduces(task: CausalLM) -> None:
     scores = task.scores(task.collate([example]))
     assert scores.hits[0, 1:].all()
     assert not scores.hits[0, 0]
-    wrong = task.encode(passage(("a" if text[1] != "a" else "b").join([text[0], text[2:]])), tokens_max=len(text))
+    wrong = task.encode(
+        passage(("a" if text[1] != "a" else "b").join([text[0], text[2:]])), tokens_max=len(text)
+    )
     assert not task.scores(task.collate([wrong])).hits[0, 1]
 
 

@@ -156,9 +156,7 @@ def run_engine(
     started = time.monotonic()
     spec.out.mkdir(parents=True, exist_ok=True)
     job = read_job(spec)
-    context = Context(
-        out=spec.out, checkpoint_seconds=spec.checkpoint_seconds, progress=progress, stop=stop
-    )
+    context = Context(out=spec.out, checkpoint_seconds=spec.checkpoint_seconds, progress=progress, stop=stop)
     made = engine.plan(job) or engine.run(job, context)
     if isinstance(made, Made):
         _leave(made.result, spec)
@@ -190,9 +188,7 @@ def configuration(engine: Any) -> dict[str, Any]:
 
 def decimals(numbers: Numbers) -> dict[str, int | str]:
     """Return numbers as JSON that can be signed: integers, and decimal strings of six places."""
-    return {
-        name: value if isinstance(value, int) else f"{value:.6f}" for name, value in numbers.items()
-    }
+    return {name: value if isinstance(value, int) else f"{value:.6f}" for name, value in numbers.items()}
 
 
 def _leave(result: Delta | Replacement, spec: UnlearnSpec) -> None:
