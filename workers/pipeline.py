@@ -353,7 +353,7 @@ def _record_trained(
     made = registry.adopt(context.objects, spec.out / "model")
     body = json.loads((spec.out / "outcome.json").read_bytes())
     with context.transaction() as session:
-        jobs.hold(session, model.id, epoch=epoch)
+        jobs.prepared(session, version.id, epoch=epoch)
         if shard is None:
             registry.register_version(session, version.id, made, statement=body, at=context.clock())
             return
@@ -377,7 +377,7 @@ def _record_upload(context: Context, version: ModelVersion, *, epoch: int, work:
     source = locations.copied(str(version.statement["upload"]), work / "upload")
     made = registry.adopt(context.objects, source)
     with context.transaction() as session:
-        jobs.hold(session, version.model_id, epoch=epoch)
+        jobs.prepared(session, version.id, epoch=epoch)
         registry.register_version(session, version.id, made, statement={}, at=context.clock())
 
 

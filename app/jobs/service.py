@@ -458,6 +458,13 @@ def record_failure(
         _fail(session, job, reason=code, attention="job_failed", at=at)
 
 
+def prepared(session: Session, version_id: UUID, *, epoch: int) -> Model:
+    """Hold the line of a version whose preparation has come further: failures before that are over."""
+    version = registry.version(session, version_id)
+    version.failures = 0
+    return hold(session, version.model_id, epoch=epoch)
+
+
 def _preparing_failed(
     session: Session, version_id: UUID, *, epoch: int, code: str, attempts_max: int, at: datetime
 ) -> None:
