@@ -6,7 +6,6 @@ is that of the cheats something was *found*.
 """
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
