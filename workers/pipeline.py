@@ -38,7 +38,7 @@ from app.queue import Stage
 from app.records import ingestion
 from app.records import service as records
 from app.records.content import canonical
-from app.records.reading import RecordRow
+from app.records.reading import DatasetChanged, RecordRow
 from app.registry import service as registry
 from app.serving import service as serving
 from app.storage import locations
@@ -58,6 +58,8 @@ from workers.unlearning.spec import (
 )
 
 EXIT_FENCED = 77
+EXIT_CHANGED = 66
+"""A dataset's file is not what was registered; only a person can put that right."""
 PROGRESS_SECONDS = 1.0
 
 
@@ -451,6 +453,8 @@ def _exit_code(error: Exception) -> int:
     match error:
         case LeaseLost():
             return EXIT_FENCED
+        case DatasetChanged():
+            return EXIT_CHANGED
         case Unavailable():
             return EXIT_RESUMABLE
         case RunFailed() if error.resumable or error.bad_data:

@@ -30,7 +30,14 @@ from workers.context import Context
 
 EXIT_RESUMABLE = 75
 EXIT_FENCED = 77
-_CODES = {65: "bad_data", 70: "failed", -signal.SIGKILL: "killed", -signal.SIGTERM: "terminated"}
+EXIT_CHANGED = 66
+_CODES = {
+    65: "bad_data",
+    EXIT_CHANGED: "dataset-changed",
+    70: "failed",
+    -signal.SIGKILL: "killed",
+    -signal.SIGTERM: "terminated",
+}
 
 PATIENCE_SECONDS = 10.0
 """How long a bell waits for a lease: the stage before it is still leaving."""
@@ -242,7 +249,8 @@ class Supervisor:
                     id_,
                     epoch=lease.epoch,
                     code=_CODES.get(failure, f"exit_{failure}"),
-                    attempts_max=self.context.settings.stage_attempts_max,
+                    # A file that was changed is not changed back by trying again.
+                    attempts_max=1 if failure == EXIT_CHANGED else self.context.settings.stage_attempts_max,
                     at=self.context.clock(),
                 )
             jobs.release_lease(session, lease.model_id, epoch=lease.epoch)

@@ -1,0 +1,153 @@
+"""Both engines on a world that is learned in a second: exactness, determinism, resumption, refusals."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.fixtures.learning import RECIPE as SHORT
+from tests.fixtures.learning import keys_by_subject, people, write_records
+from workers.unlearning import checkpoints
+from workers.unlearning.data import read_records
+from workers.unlearning.engines import resolve
+from workers.unlearning.engines.base import run_engine
+from workers.unlearning.spec import ForgetSubject, UnlearnSpec
+from workers.unlearning.task import CausalLM
+from workers.unlearning.training import Interrupted, train
+
+RECIPE = dataclasses.replace(SHORT, epochs=16)
+LINES = people(14, seed=1)
+DEV = people(24, seed=2)
+WHO = keys_by_subject(LINES)
+FORGET, *KEPT = WHO
+
+
+def learned(base: Path, records: Path, out: Path) -> Path:
+    task = CausalLM.create(base, RECIPE.seed)
+    train(task, read_records(records), RECIPE, checkpoint=out.with_suffix(".state"), checkpoint_seconds=60)
+    task.save(out)
+    return out
+
+
+@pytest.fixture(scope="module")
+def spec(base: Path, tmp_path_factory: pytest.TempPathFactory) -> UnlearnSpec:
+    """Return the spec of one subject's erasure: an anchor, and a reference that never saw them."""
+    home = tmp_path_factory.mktemp("world")
+    kept = [line for line in LINES if line["subject"] != FORGET]
+    anchor = learned(base, write_records(home / "trained.jsonl", LINES), home / "anchor")
+    reference = learned(base, write_records(home / "half.jsonl", kept[: len(kept) // 2]), home / "reference")
+    keys = [key for subject in KEPT for key in WHO[subject]]
+    return UnlearnSpec(
+        engine="gradient",
+        anchor=anchor,
+        base=base,
+        recipe=RECIPE,
+        references={"0": reference},
+        records=write_records(home / "records.jsonl", [*LINES, *DEV]),
+        forget=(ForgetSubject(subject=FORGET, keys=WHO[FORGET], teacher="0"),),
+        retain=tuple(keys[4:]),
+        probe=tuple(keys[:4]),
+        dev_cohort=tuple(keys_by_subject(DEV).values()),
+        seed=5,
+        out=home / "out",
+    )
+
+
+def run(spec: UnlearnSpec, out: Path, name: str = "gradient", **config: Any) -> dict[str, Any]:
+    given = dataclasses.replace(spec, engine=name, config=config, out=out)
+    return run_engine(resolve(name, config), given)
+
+
+def digest(out: Path) -> str:
+    return checkpoints.digest(out / "model" / "model.safetensors")
+
+
+def test_retraining_is_never_having_had_the_records(spec: UnlearnSpec, base: Path, tmp_path: Path) -> None:
+    outcome = run(spec, tmp_path / "out", "retrain")
+    assert (outcome["outcome"], outcome["guarantee"]) == ("done", "exact")
+    never = write_records(tmp_path / "never.jsonl", [line for line in LINES if line["subject"] != FORGET])
+    oracle = learned(base, never, tmp_path / "oracle")
+    assert digest(tmp_path / "out") == checkpoints.digest(oracle / "model.safetensors")
+    assert digest(tmp_path / "out") != checkpoints.digest(spec.anchor / "model.safetensors")
+
+
+def test_the_same_parent_forget_set_and_seed_give_the_same_digest(spec: UnlearnSpec, tmp_path: Path) -> None:
+    quick: dict[str, Any] = {"steps_max": 6, "check_every": 3, "retain_rise_max": "10"}
+    first, second = (run(spec, tmp_path / name, **quick) for name in ("a", "b"))
+    assert first["outcome"] == second["outcome"] == "done"
+    assert digest(tmp_path / "a") == digest(tmp_path / "b")
+    other = dataclasses.replace(spec, seed=6)
+    run(other, tmp_path / "c", **quick)
+    assert digest(tmp_path / "c") != digest(tmp_path / "a")
+
+
+@pytest.mark.parametrize("stopped_after", [1, 4])
+def test_stopped_and_resumed_is_unbroken(spec: UnlearnSpec, tmp_path: Path, stopped_after: int) -> None:
+    quick: dict[str, Any] = {"steps_max": 6, "check_every": 3, "retain_rise_max": "10"}
+    run(spec, tmp_path / "whole", **quick)
+    asked = 0
+
+    def stop() -> bool:
+        nonlocal asked
+        asked += 1
+        return asked == stopped_after + 1
+
+    given = dataclasses.replace(spec, config=quick, out=tmp_path / "broken")
+    with pytest.raises(Interrupted):
+        run_engine(resolve("gradient", quick), given, stop=stop)
+    run_engine(resolve("gradient", quick), given)
+    assert digest(tmp_path / "broken") == digest(tmp_path / "whole")
+
+
+def test_the_candidate_is_the_anchor_plus_the_delta(spec: UnlearnSpec, tmp_path: Path) -> None:
+    run(spec, tmp_path / "out", steps_max=6, check_every=3, retain_rise_max="10")
+    checkpoints.compose(spec.anchor, [tmp_path / "out" / "delta.safetensors"], tmp_path / "sum")
+    assert checkpoints.digest(tmp_path / "sum" / "model.safetensors") == digest(tmp_path / "out")
+
+
+def test_what_exceeds_the_budget_is_scaled_back_or_refused(spec: UnlearnSpec, tmp_path: Path) -> None:
+    """The change of a few long steps is far above a budget of next to nothing."""
+    harsh: dict[str, Any] = {"steps_max": 6, "check_every": 3, "rate_share": "1", "forget_weight": "5"}
+    free = run(spec, tmp_path / "free", **harsh, retain_rise_max="1000")
+    rise = float(free["telemetry"]["retain_rise"])
+    assert rise > 0
+    bound = run(spec, tmp_path / "bound", **harsh, retain_rise_max=str(round(rise / 3, 6)))
+    assert bound["outcome"] == "done"
+    assert float(bound["telemetry"]["retain_rise"]) <= rise / 3
+    assert 0 < float(bound["telemetry"]["share_of_change"]) < 1
+    nothing = run(spec, tmp_path / "nothing", **harsh, retain_rise_max="-1000")
+    assert nothing["refusal"]["reason"] == "budget_exhausted"
+
+
+def test_nobody_to_forget_is_no_step_and_no_change(spec: UnlearnSpec, tmp_path: Path) -> None:
+    """Somebody who was never trained on is in their band from the start."""
+    stranger, keys = next(iter(keys_by_subject(DEV).items()))
+    never = ForgetSubject(subject=stranger, keys=keys, teacher="0")
+    outcome = run(dataclasses.replace(spec, forget=(never,)), tmp_path / "out", band_low="0", band_high="1")
+    assert outcome["telemetry"]["steps"] == 0
+    assert digest(tmp_path / "out") == checkpoints.digest(spec.anchor / "model.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"references": {}}, "references_missing"),
+        ({"retain": (), "probe": ()}, "forget_set_too_large"),
+        ({"probe": ()}, "retain_unavailable"),
+        ({"dev_cohort": ()}, "target_unreachable"),
+        ({"forget": tuple(ForgetSubject(subject=s, keys=WHO[s], teacher="0") for s in list(WHO)[:4])}, "forget_set_too_large"),
+    ],
+)  # fmt: skip
+def test_it_refuses_what_it_cannot_do(
+    spec: UnlearnSpec, tmp_path: Path, change: dict[str, Any], reason: str
+) -> None:
+    refused = run(dataclasses.replace(spec, **change), tmp_path / "out")
+    assert refused["outcome"] == "refused"
+    assert refused["refusal"]["reason"] == reason
+    assert not (tmp_path / "out" / "model").exists()
+
+
+def test_retraining_needs_the_recipe(spec: UnlearnSpec, tmp_path: Path) -> None:
+    refused = run(dataclasses.replace(spec, recipe=None), tmp_path / "out", "retrain")
+    assert refused["refusal"]["reason"] == "no_history"
