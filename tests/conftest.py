@@ -7,6 +7,7 @@ pytest_plugins = [
     "tests.fixtures.api",
     "tests.fixtures.records",
     "tests.fixtures.world",
+    "tests.fixtures.prepared",
 ]
 
 

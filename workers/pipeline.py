@@ -42,7 +42,7 @@ from app.records.reading import DatasetChanged, RecordRow
 from app.registry import service as registry
 from app.serving import service as serving
 from app.storage import locations
-from app.storage.database import Session
+from app.storage.database import DatabaseAway, Session
 from app.tables import Model, ModelVersion
 from app.transparency import tree
 from app.verification import policy as policies
@@ -265,6 +265,9 @@ def conclude(job_id: UUID, epoch: int, context: Context) -> None:
             return
         line_up = orders.line_up(session, context, view)
         touched = {line_up.shards[row.cluster] for row in line_up.forgotten()}
+        jobs.hold(session, view.model_id, epoch=epoch)
+        # Together: references that are rebuilt from here on must not see them again.
+        records.mark_erased(session, [row.id for row in line_up.forgotten()], at=context.clock())
         registry.condemn_references(session, view.model_id, touched, at=context.clock())
     assert view.candidate_id is not None, "conclude follows unlearn"
     destroyed = housekeeping.destroy_condemned(context)
@@ -278,7 +281,6 @@ def conclude(job_id: UUID, epoch: int, context: Context) -> None:
                 session, request_id, view.model_id, outcome=released.level, certificate_id=released.id,
                 version_id=view.candidate_id, at=at,
             )  # fmt: skip
-        records.mark_erased(session, [row.id for row in line_up.forgotten()], at=at)
         jobs.concluded(
             session, view, output={"destroyed": destroyed}, seconds=time.monotonic() - started, at=at
         )
@@ -455,7 +457,7 @@ def _exit_code(error: Exception) -> int:
             return EXIT_FENCED
         case DatasetChanged():
             return EXIT_CHANGED
-        case Unavailable():
+        case Unavailable() | DatabaseAway() | ConnectionError() | TimeoutError():
             return EXIT_RESUMABLE
         case RunFailed() if error.resumable or error.bad_data:
             return error.code

@@ -188,12 +188,9 @@ def draft(facts: Facts, *, canonical_sha256: Sequence[str], objects: ObjectStore
             verdict=facts.verdict,
             policy=facts.policy,
             suite=SUITE,
-            bounds=[_bound(each) for each in facts.decision["bounds"]],
+            bounds=facts.decision["bounds"],
             level=facts.level,
-            limitations=wording.limitations(
-                facts.level,  # type: ignore[arg-type]  # a level that `verdict` chose
-                wording.Facts(method=facts.engine, new=facts.manifest, pretrained=pretrained),
-            ),
+            limitations=_limitations(facts, pretrained=pretrained),
             evidence=[Evidence(name=REPORT, sha256=hashlib.sha256(evidence).hexdigest())],
             previous_is_quarantined=True,
         )
@@ -367,10 +364,13 @@ def _evidence(facts: Facts) -> bytes:
     )
 
 
-def _bound(bound: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a decision's bound as the statement has it: `m` people, or `n` samples, behind it."""
-    count = "n" if bound["name"] == "extraction_upper" else "m"
-    return {**{k: v for k, v in bound.items() if k != "count"}, count: bound["count"]}
+def _limitations(facts: Facts, *, pretrained: bool) -> list[str]:
+    """Return the limits that apply; an approximate version was made from an anchor that is still kept."""
+    named = wording.limitations(
+        facts.level,  # type: ignore[arg-type]  # a level that `verdict` chose
+        wording.Facts(method=facts.engine, new=facts.manifest, pretrained=pretrained),
+    )
+    return [*named, "L-ANCHOR"] if facts.guarantee == "approximate" else list(named)
 
 
 def _has_weights(manifest: bytes) -> bool:

@@ -66,7 +66,15 @@ class BodyLimit:
         if declared.isdigit() and int(declared) > self.bytes_max:
             await _refuse(scope, receive, send, self.bytes_max)
             return
-        await self.app(scope, _counted(receive, self.bytes_max), send)
+        body = _Body(receive, self.bytes_max)
+
+        async def unless_over(message: Message) -> None:
+            if not body.over:
+                await send(message)
+
+        await self.app(scope, body.receive, unless_over)
+        if body.over:
+            await _refuse(scope, receive, send, self.bytes_max)
 
 
 @dataclass
@@ -84,19 +92,25 @@ class _Call:
         await self.sender(message)
 
 
-def _counted(receive: Receive, bytes_max: int) -> Receive:
-    """Return a `receive` that stops a body once it has grown over the bound."""
-    seen = 0
+@dataclass
+class _Body:
+    """A body that came without its length, counted on its way."""
 
-    async def counted() -> Message:
-        nonlocal seen
-        message = await receive()
-        seen += len(message.get("body", b""))
-        if seen > bytes_max:
-            raise HTTPException(413, headers={"Connection": "close"})
+    receiver: Receive
+    bytes_max: int
+    seen: int = 0
+
+    @property
+    def over(self) -> bool:
+        return self.seen > self.bytes_max
+
+    async def receive(self) -> Message:
+        message = await self.receiver()
+        self.seen += len(message.get("body", b""))
+        if self.over:
+            # The one exception that the application hands on as it is; its answer is replaced by ours.
+            raise HTTPException(413)
         return message
-
-    return counted
 
 
 async def _refuse(scope: Scope, receive: Receive, send: Send, bytes_max: int) -> None:

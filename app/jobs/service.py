@@ -350,7 +350,8 @@ def passed(
     for target in Jobs(session).targets(job.id):
         target.looks += 1
         if target.request_id in leaving:
-            _return(session, job, target.request_id, floor=stronger, attention="verification", at=at)
+            floor = stronger or view.engine
+            _return(session, job, target.request_id, floor=floor, attention="verification", at=at)
     _remember(job, view, outcome="passed", reasons=(), seconds=seconds)
     _forward(session, job, view, output=output, seconds=seconds)
 
@@ -454,6 +455,11 @@ def record_failure(
     audit.record(
         session, events.StageFailed(job=job.id, stage=stage.value, failures=job.failures, code=code, at=at)
     )
+    if stage in {Stage.PUBLISH, Stage.CONCLUDE}:
+        # Users may be served the candidate already: there is no way back, only forward.
+        if job.failures >= attempts_max:
+            Jobs(session).model(job.model_id).attention = stage.value
+        return
     if job.failures >= attempts_max:
         _fail(session, job, reason=code, attention="job_failed", at=at)
 

@@ -54,7 +54,7 @@ class ModelCreate(BaseModel):
     """How many reference models to train alongside; 4 by default, 0 without a recipe."""
     verification_policy: Literal["default", "demo", "bench-small"] = "default"
     jobs_policy: Literal["default", "demo"] = "default"
-    assurance_min: Literal["exact", "reproduced", "certified", "verified", "executed"] = "executed"
+    assurance_min: Literal["exact", "certified", "verified", "executed"] = "executed"
     upload: Uri | None = None
     """A directory of weights that were trained elsewhere on that dataset."""
 

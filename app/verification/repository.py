@@ -7,7 +7,7 @@ from sqlalchemy import select
 from sqlalchemy.dialects.postgresql import insert
 
 from app.storage.database import Session
-from app.tables import Measurement, VerdictRow, new_id
+from app.tables import Job, Measurement, VerdictRow, new_id
 
 
 class Verifications:
@@ -33,11 +33,12 @@ class Verifications:
         )
         return {row.form: row.body for row in rows}
 
-    def first_job_of(self, request_id: UUID) -> UUID | None:
-        """Return the first job that judged a request: its baseline is the one that counts (V25)."""
+    def first_job_of(self, request_id: UUID, *, model_id: UUID) -> UUID | None:
+        """Return the first job that judged a request on a model: its baseline counts (V25)."""
         return self.session.scalar(
             select(VerdictRow.job_id)
-            .where(VerdictRow.request_id == request_id)
+            .join(Job, Job.id == VerdictRow.job_id)
+            .where(VerdictRow.request_id == request_id, Job.model_id == model_id)
             .order_by(VerdictRow.created_at)
             .limit(1)
         )

@@ -129,7 +129,7 @@ def _decide(
 ) -> Decision:
     """Decide on each subject of a request; the request is as good as its worst."""
     stored = Verifications(session)
-    first = stored.first_job_of(request_id)
+    first = stored.first_job_of(request_id, model_id=view.model_id)
     if first is not None and first != view.id:
         # The first baseline counts: against a half-erased one everything would look unmeasurable.
         before = _files(stored.bodies(job_id=first, attempt=0, moment="before"))
