@@ -51,6 +51,8 @@ class Settings(BaseSettings):
     beat_seconds: PositiveFloat = 10
     drain_seconds: PositiveFloat = 120
     stage_attempts_max: PositiveInt = 3
+    stage_kills_max: PositiveInt = 12
+    """A stage that is killed is tried again; but not for ever, as memory may be what it lacks."""
     parallel_runs: PositiveInt = Field(default_factory=lambda: max(1, os.cpu_count() or 1))
 
     @property

@@ -94,9 +94,10 @@ def relay(transaction: Transaction, poke: Poke) -> int:
             .values(rung_at=now)
             .returning(Outbox.stage, Outbox.target_id)
         ).all()
-    for row in rows:
-        poke(Stage(row.stage), row.target_id)
-    return len(rows)
+    unheard_bells = {(row.stage, row.target_id) for row in rows}
+    for stage, target_id in sorted(unheard_bells):
+        poke(Stage(stage), target_id)
+    return len(unheard_bells)
 
 
 def celery_poke(redis_url: str | None) -> Poke:

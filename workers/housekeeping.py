@@ -4,9 +4,12 @@ Each duty is small, safe to run in several workers at once, and safe to be kille
 Postgres what is to be done, does it, and says so. Knows no weights and no stage.
 """
 
+import shutil
 from uuid import UUID
 
 from app import processes, queue, telemetry
+from app.certificates import service as certificates
+from app.http import receipts
 from app.jobs import service as jobs
 from app.queue import Stage
 from app.registry import service as registry
@@ -18,7 +21,7 @@ _log = telemetry.logger("housekeeping")
 
 def sweep(context: Context) -> None:
     """Do every duty once; one that fails does not keep the others from being done."""
-    for duty in (relay, destroy_condemned, converge):
+    for duty in (relay, destroy_condemned, converge, forget, clear_work):
         try:
             duty(context)
         except Exception as error:  # noqa: BLE001  each duty depends on another server; all come round again
@@ -50,6 +53,31 @@ def destroy_condemned(context: Context) -> int:
         with context.transaction() as session:
             registry.record_destroyed(session, gone, at=context.clock())
     return len(doomed)
+
+
+def forget(context: Context) -> int:
+    """Delete what is kept for a time only: receipts of calls, untaken openings, what killed writers left."""
+    with context.transaction() as session:
+        now = context.clock()
+        gone = receipts.forget(session, now=now) + certificates.forget_openings(session, now=now)
+    return gone + context.objects.tidy()
+
+
+def clear_work(context: Context) -> int:
+    """Remove the files of jobs that have ended and of versions that are prepared; return how many folders.
+
+    They hold records and weights that saw them. A killed stage leaves them for its next try; what no
+    stage will try again, this removes.
+    """
+    folders = sorted(context.settings.work.glob("*-*")) if context.settings.work.is_dir() else []
+    # Listed first: what is begun after this moment is not in the list.
+    with context.transaction() as session:
+        running, preparing = jobs.unfinished(session)
+    needed = {f"job-{id_}" for id_ in running} | {f"prepare-{id_}" for id_ in preparing}
+    ended = [each for each in folders if each.name not in needed]
+    for folder in ended:
+        shutil.rmtree(folder, ignore_errors=True)
+    return len(ended)
 
 
 def converge(context: Context) -> int:

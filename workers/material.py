@@ -27,15 +27,17 @@ from app.verification import cohort
 from workers.context import Context
 from workers.unlearning.spec import Examinee, ForgetSubject
 
-SENTINELS_MAX = 64
 UTILITY_RECORDS_MAX = 1000
 PROBE_RECORDS_MAX = 64
 PROBE_SHARE = 0.125
 
 
 def key_of(record: RecordRow) -> str:
-    """Return the record's pseudonym in files of a run: stable over registrations, no content in it."""
-    return sha256(b"lethe/key/v1\0" + record.external_id.encode()).hexdigest()[:32]
+    """Return the record's pseudonym in files of a run: nobody finds it from an id without the key.
+
+    The keyed hash of the content is what keys it; the id tells apart what says the same.
+    """
+    return sha256(b"lethe/key/v2\0" + record.content_mac + record.external_id.encode()).hexdigest()[:32]
 
 
 def group_of(cluster: bytes) -> str:
@@ -135,46 +137,63 @@ class LineUp:
         return [row for rows in (*self.dev, *self.audit) for row in rows]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Draw:
+    """How many sentinels and controls a job takes; or, once they are drawn, which records those are."""
+
+    sentinels: int | Sequence[int]
+    controls: int | Sequence[int]
+
+
 def line_up(
     session: Session,
     context: Context,
     *,
+    model_id: UUID,
     dataset_id: UUID,
     seed: int,
     requests: Sequence[UUID],
     references: int,
     dev_share: Decimal,
-    sentinels: int | Sequence[bytes],
-    controls: int | Sequence[bytes],
+    draw: Draw,
 ) -> LineUp:
-    """Say who is who in a job. Counts draw afresh (at plan); clusters repeat an earlier draw."""
-    trained = records.training_records(session, dataset_id)
+    """Say who is who in a job. Counts draw afresh (at plan); record ids repeat that draw.
+
+    Whom it concerns is fixed from then on, whatever is erased from other models meanwhile.
+    """
+    trained = records.training_records(session, dataset_id, model_id)
     asked = {request: asked_for(session, request, dataset_id) for request in requests}
     erasing = {row.id for rows in asked.values() for row in rows}
-    planted: dict[bytes, list[RecordRow]] = defaultdict(list)
-    kept: dict[bytes, list[RecordRow]] = defaultdict(list)
-    for row in trained:
-        (planted if row.role == "sentinel" else kept)[row.cluster].append(row)
     touched = {row.cluster for rows in asked.values() for row in rows}
-    draw = seed.to_bytes(8, "big")
-    if isinstance(sentinels, int):
-        sentinels = _drawn(planted, seed=draw)[: min(sentinels, SENTINELS_MAX)]
-    if isinstance(controls, int):
-        controls = _drawn(kept.keys() - touched, seed=draw)[:controls]
-    leaving = erasing | {row.id for cluster in sentinels for row in planted[cluster]}
+    planted = [row for row in trained if row.role == "sentinel"]
+    kept = [row for row in trained if row.role != "sentinel" and row.cluster not in touched]
+    sentinels = _some(session, draw.sentinels, planted, seed=seed)
+    controls = _some(session, draw.controls, kept, seed=seed)
+    leaving = erasing | {row.id for rows in sentinels.values() for row in rows}
     held_back = {group.cluster: group.records for group in records.cohort(session, dataset_id)}
     split = cohort.split(records.drawn(session, dataset_id), key=context.keyring.lottery, dev_share=dev_share)
-    everybody = {row.cluster for row in trained} | touched
+    everybody = {row.cluster for row in trained} | touched | sentinels.keys() | controls.keys()
     return LineUp(
         forget={request: _by_cluster(rows) for request, rows in asked.items()},
-        sentinels={cluster: tuple(planted[cluster]) for cluster in sentinels},
-        controls={cluster: tuple(kept[cluster]) for cluster in controls},
+        sentinels=sentinels,
+        controls=controls,
         retain=tuple(sorted((row for row in trained if row.id not in leaving), key=key_of)),
         dev=tuple(held_back[cluster] for cluster in split.dev if cluster in held_back),
         audit=tuple(held_back[cluster] for cluster in split.audit if cluster in held_back),
         shards={c: shard_of(context, c, references) for c in everybody},
         references=references,
     )
+
+
+def _some(
+    session: Session, wanted: int | Sequence[int], among: Sequence[RecordRow], *, seed: int
+) -> dict[bytes, tuple[RecordRow, ...]]:
+    """Return so many clusters of these rows, drawn by the seed; or the records that were drawn before."""
+    if not isinstance(wanted, int):
+        return _by_cluster(records.chosen(session, wanted))
+    there = _by_cluster(among)
+    taken = sorted(_drawn(there, seed=seed.to_bytes(8, "big"))[:wanted])
+    return {cluster: there[cluster] for cluster in taken}
 
 
 def shard_of(context: Context, cluster: bytes, references: int) -> int:

@@ -27,7 +27,7 @@ from app.verification import policy as policies
 from workers import material
 from workers.context import Context
 from workers.launcher import Outcome
-from workers.material import LineUp
+from workers.material import Draw, LineUp
 from workers.unlearning.spec import MeasureSpec, Recipe, Spec, TrainSpec, UnlearnSpec
 
 PROGRESS_SECONDS = 1.0
@@ -35,26 +35,19 @@ PROGRESS_SECONDS = 1.0
 Show = Callable[[dict[str, object]], None]
 
 
-def line_up(
-    session: Session,
-    context: Context,
-    view: JobView,
-    sentinels: int | None = None,
-    controls: int | None = None,
-) -> LineUp:
+def line_up(session: Session, context: Context, view: JobView, draw: Draw | None = None) -> LineUp:
     """Return who is who: drawn at `plan`, repeated from the job's plan afterwards."""
-    drawn = {name: [bytes.fromhex(c) for c in view.plan.get(name, ())] for name in ("sentinels", "controls")}  # type: ignore[attr-defined]  # lists, as `plan` wrote them
     model = registry.model(session, view.model_id)
     return material.line_up(
         session,
         context,
+        model_id=view.model_id,
         dataset_id=view.dataset_id,
         seed=view.seed,
         requests=view.requests,
         references=model.references_wanted if model.recipe is not None else 0,
         dev_share=policies.load(view.verification_policy).dev_share,
-        sentinels=drawn["sentinels"] if sentinels is None else sentinels,
-        controls=drawn["controls"] if controls is None else controls,
+        draw=draw or Draw(sentinels=view.plan["sentinels"], controls=view.plan["controls"]),
     )
 
 

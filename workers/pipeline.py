@@ -51,6 +51,7 @@ from workers import context as composition
 from workers import housekeeping, material, orders
 from workers.context import Context
 from workers.launcher import Outcome, RunFailed
+from workers.material import Draw
 from workers.unlearning.spec import (
     EXIT_FAILED,
     EXIT_RESUMABLE,
@@ -81,7 +82,7 @@ def prepare(version_id: UUID, epoch: int, context: Context) -> None:
         version = registry.version(session, version_id)
         model = jobs.hold(session, version.model_id, epoch=epoch)
         missing = registry.missing_shards(session, model)
-        rows = records.training_records(session, model.dataset_id)
+        rows = records.training_records(session, model.dataset_id, model.id)
     work = context.workdir(f"prepare-{version_id}")
     specs = orders.trainings(context, version, model, missing, rows, epoch=epoch, work=work)
     orders.run(context, list(specs.values()), lambda body: _show_version(context, version_id, body))
@@ -107,7 +108,8 @@ def plan(model_id: UUID, epoch: int, context: Context) -> None:
         model = registry.model(session, model_id)
         if registry.missing_shards(session, model):
             return  # `prepare` is due first; the sweeper knows
-        line_up = orders.line_up(session, context, view, policy.sentinels_per_batch, policy.assay_subjects)
+        draw = Draw(sentinels=policy.sentinels_per_batch, controls=policy.assay_subjects)
+        line_up = orders.line_up(session, context, view, draw)
         anchor = registry.lineage(session, view.parent_id)[0]
     work = context.workdir(f"job-{view.id}", "plan")
     for form, body in orders.measured(context, view, line_up, view.parent_id, work, moment="before"):
@@ -124,9 +126,10 @@ def plan(model_id: UUID, epoch: int, context: Context) -> None:
             engine=escalation.first(escalation.load(view.jobs_policy), floor=floor, exact_seconds=seconds),
             anchor_id=anchor.id,
             plan={
-                "sentinels": [cluster.hex() for cluster in line_up.sentinels],
-                "controls": [cluster.hex() for cluster in line_up.controls],
+                "sentinels": [row.id for rows in line_up.sentinels.values() for row in rows],
+                "controls": [row.id for rows in line_up.controls.values() for row in rows],
             },
+            sentinels=len(line_up.sentinels),
             policy_digest=policy.digest,
             seconds=time.monotonic() - started,
             at=context.clock(),
@@ -194,10 +197,21 @@ def verify(job_id: UUID, epoch: int, context: Context) -> None:
                 session,
                 view,
                 leaving=judgement.leaving,
+                held=judgement.held,
                 output=judgement.output,
                 seconds=seconds,
                 at=context.clock(),
             )
+        elif judgement.held:
+            jobs.set_aside(
+                session,
+                view,
+                held=judgement.held,
+                output=judgement.output,
+                seconds=seconds,
+                at=context.clock(),
+            )
+            registry.condemn(session, view.candidate_id, at=context.clock())
         else:
             jobs.escalate(
                 session, view, stage=JobStage.VERIFY, outcome=judgement.outcome, reasons=judgement.reasons,
@@ -267,7 +281,8 @@ def conclude(job_id: UUID, epoch: int, context: Context) -> None:
         touched = {line_up.shards[row.cluster] for row in line_up.forgotten()}
         jobs.hold(session, view.model_id, epoch=epoch)
         # Together: references that are rebuilt from here on must not see them again.
-        records.mark_erased(session, [row.id for row in line_up.forgotten()], at=context.clock())
+        gone = [row.id for row in line_up.forgotten()]
+        records.mark_erased(session, gone, model_id=view.model_id, at=context.clock())
         registry.condemn_references(session, view.model_id, touched, at=context.clock())
     assert view.candidate_id is not None, "conclude follows unlearn"
     destroyed = housekeeping.destroy_condemned(context)

@@ -126,20 +126,28 @@ class Supervisor:
         A bell waits for its turn on the device, and a moment for the lease; if nobody is ringing it
         any more, it is a copy of one that was answered. The sweeper waits for nothing.
         """
-        with self._place(stage, id, wait=bell) as free:
-            if not free:
-                return Ended.BUSY
-            claim = self._claim(stage, id, bell=bell)
-            if isinstance(claim, Ended):
+        deadline: float | None = None
+        while True:
+            with self._place(stage, id, wait=bell) as free:
+                claim = self._claim(stage, id, bell=bell) if free else Ended.BUSY
+                if not isinstance(claim, Ended):
+                    return self._run(stage, id, claim)
+            # The device is free again: other models need not wait for this one's lease.
+            deadline = deadline or time.monotonic() + (PATIENCE_SECONDS if bell else 0.0)
+            if not free or claim is not Ended.BUSY or time.monotonic() >= deadline:
                 return claim
-            try:
-                ended, code = self._watch(stage, id, claim)
-            except BaseException:
-                self._settle(stage, id, claim, failure=None)
-                raise
-            self._settle(stage, id, claim, failure=code if ended is Ended.FAILED else None)
-            _log.info("stage ended", stage=stage.value, target=str(id), state=ended.value, exit=code)
-            return ended
+            self.draining.wait(_POLL_SECONDS)
+
+    def _run(self, stage: Stage, id_: UUID, lease: "_Lease | None") -> Ended:
+        """See one stage through, and settle how it ended."""
+        try:
+            ended, code = self._watch(stage, id_, lease)
+        except BaseException:
+            self._settle(stage, id_, lease, Ended.RESUMABLE, told=True)
+            raise
+        self._settle(stage, id_, lease, ended, code, told=self.draining.is_set())
+        _log.info("stage ended", stage=stage.value, target=str(id_), state=ended.value, exit=code)
+        return ended
 
     @contextmanager
     def _place(self, stage: Stage, id_: UUID, *, wait: bool) -> Iterator[bool]:
@@ -175,30 +183,26 @@ class Supervisor:
 
     def _claim(self, stage: Stage, id_: UUID, *, bell: bool) -> _Lease | Ended | None:
         """Return the lease (None where none is needed), or why nothing is to be started."""
-        deadline = time.monotonic() + (PATIENCE_SECONDS if bell else 0.0)
-        while not self.draining.is_set():
-            with self.context.transaction() as session:
-                lease = None
-                model_id = jobs.model_of(session, stage, id_)
-                if model_id is not None:
-                    epoch = jobs.take_lease(
-                        session,
-                        model_id,
-                        owner=self.context.worker,
-                        seconds=self.context.settings.lease_seconds,
-                    )
-                    lease = None if epoch is None else _Lease(model_id=model_id, epoch=epoch)
-                if model_id is None or lease is not None:
-                    ringing = queue.heard(session, stage, id_)
-                    if ringing or not bell:
-                        return lease
-                    if lease is not None:
-                        jobs.release_lease(session, lease.model_id, epoch=lease.epoch)
-                    return Ended.ANSWERED
-            if time.monotonic() >= deadline:
-                break
-            self.draining.wait(_POLL_SECONDS)
-        return Ended.BUSY
+        settings = self.context.settings
+        with self.context.transaction() as session:
+            lease = None
+            model_id = jobs.model_of(session, stage, id_)
+            if model_id is not None:
+                epoch = jobs.take_lease(
+                    session, model_id, owner=self.context.worker, seconds=settings.lease_seconds
+                )
+                if epoch is None and not jobs.paused(session, model_id):
+                    return Ended.BUSY
+                lease = None if epoch is None else _Lease(model_id=model_id, epoch=epoch)
+            ringing = queue.heard(session, stage, id_)
+            if model_id is not None and lease is None:
+                # Its breaker is open: whoever resumes the model rings again.
+                return Ended.ANSWERED
+            if ringing or not bell:
+                return lease
+            if lease is not None:
+                jobs.release_lease(session, lease.model_id, epoch=lease.epoch)
+            return Ended.ANSWERED
 
     def _watch(self, stage: Stage, id_: UUID, lease: _Lease | None) -> tuple[Ended, int]:
         """Start the child and see it out."""
@@ -237,22 +241,29 @@ class Supervisor:
             # Its runs are in its group: whatever is left of them ends here.
             processes.kill_group(child)
 
-    def _settle(self, stage: Stage, id_: UUID, lease: _Lease | None, *, failure: int | None) -> None:
+    def _settle(
+        self, stage: Stage, id_: UUID, lease: _Lease | None, ended: Ended, code: int = 0, *, told: bool
+    ) -> None:
         """Count a failure while the lease is still ours, then give the lease back."""
         if lease is None:
             return
+        settings = self.context.settings
         with self.context.transaction() as session:
-            if failure is not None:
+            if ended is Ended.FAILED:
+                limit = settings.stage_kills_max if code < 0 else settings.stage_attempts_max
                 jobs.record_failure(
                     session,
                     stage,
                     id_,
                     epoch=lease.epoch,
-                    code=_CODES.get(failure, f"exit_{failure}"),
+                    code=_CODES.get(code, f"exit_{code}"),
+                    killed=code < 0,
                     # A file that was changed is not changed back by trying again.
-                    attempts_max=1 if failure == EXIT_CHANGED else self.context.settings.stage_attempts_max,
+                    attempts_max=1 if code == EXIT_CHANGED else limit,
                     at=self.context.clock(),
                 )
+            elif ended is Ended.RESUMABLE and not told:
+                jobs.record_wait(session, lease.model_id, epoch=lease.epoch)
             jobs.release_lease(session, lease.model_id, epoch=lease.epoch)
 
 

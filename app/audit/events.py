@@ -132,6 +132,19 @@ class AttentionRaised(Event):
     at: datetime
 
 
+@dataclass(frozen=True)
+class ResultReleased(Event):
+    """A second person looked at what an exact engine's result was held for, and lets it be certified."""
+
+    KIND: ClassVar[str] = "result.released"
+
+    request: UUID
+    model: UUID
+    principal: UUID
+    reason: str
+    at: datetime
+
+
 # Callers, of app.auth
 
 
@@ -234,6 +247,18 @@ class JobFailed(Event):
     job: UUID
     reason: str
     breaker: str
+    at: datetime
+
+
+@dataclass(frozen=True)
+class JobSetAside(Event):
+    """An exact engine's result was detected for every request: nothing is published, a person must look."""
+
+    KIND: ClassVar[str] = "job.set_aside"
+
+    job: UUID
+    engine: str
+    requests: int
     at: datetime
 
 
@@ -370,14 +395,37 @@ class RecordsListed(Event):
 
 
 @dataclass(frozen=True)
+class ModelResumed(Event):
+    """Somebody has looked at a line that was paused after failed jobs; work on it begins again."""
+
+    KIND: ClassVar[str] = "model.resumed"
+
+    model: UUID
+    principal: UUID
+    at: datetime
+
+
+@dataclass(frozen=True)
 class RecordsErased(Event):
-    """Records are no part of the dataset any more, for training or for comparison."""
+    """Records are no part of one model's data any more; without a model, of nobody's."""
 
     KIND: ClassVar[str] = "records.erased"
 
     dataset: UUID
+    model: UUID | None
     records: int
     held_back: int
+    at: datetime
+
+
+@dataclass(frozen=True)
+class RecordsSuppressed(Event):
+    """A file brought back what had been erased; it is registered as erased."""
+
+    KIND: ClassVar[str] = "records.suppressed"
+
+    dataset: UUID
+    records: int
     at: datetime
 
 

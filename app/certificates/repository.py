@@ -48,6 +48,16 @@ class Certificates:
             )
         return row
 
+    def forget_openings(self, *, before: datetime) -> int:
+        """Destroy the nonces of certificates released so long ago."""
+        gone = self.session.scalars(
+            update(Certificate)
+            .where(Certificate.released_at < before, Certificate.opening.is_not(None))
+            .values(opening=None)
+            .returning(Certificate.id)
+        )
+        return len(gone.all())
+
     def submitter(self, certificate: Certificate) -> Principal:
         """Return who made the request."""
         return self.session.scalars(

@@ -13,7 +13,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -38,6 +38,7 @@ from app.tables import Certificate
 from app.verification import service as verification
 from app.verification import wording
 
+OPENING_KEPT = timedelta(days=30)
 SUITE = "lethe-verify/1"
 REPORT = "verification-report"
 
@@ -141,7 +142,7 @@ def gather(session: Session, view: JobView, *, issuer: str, at: datetime) -> lis
             forms=view.forms,
             engine=candidate.engine,
             guarantee=verdicts[request_id].decision["guarantee"],  # type: ignore[arg-type]  # JSON of our own
-            attempts=view.attempt,
+            attempts=verification.attempts(session, request_id, view.model_id),
             method={
                 **candidate.statement["statement"],  # type: ignore[dict-item]  # JSON of our own
                 "given": candidate.statement["given"],
@@ -313,6 +314,14 @@ def opened(
         raise Conflict("the opening was delivered before, and is destroyed", code="opening-delivered")
     audit.record(session, events.OpeningDelivered(certificate=certificate_id, principal=caller, at=at))
     return _bundle(found, opening, directory=directory, issuer=issuer)
+
+
+def forget_openings(session: Session, *, now: datetime) -> int:
+    """Destroy the nonces that nobody has fetched for `OPENING_KEPT`; return how many certificates' they were.
+
+    From then on the records a certificate speaks of can be confirmed by nobody, the requester included.
+    """
+    return Certificates(session).forget_openings(before=now - OPENING_KEPT)
 
 
 def verify(data: bytes, *, directory: Path, issuer: str, at: datetime) -> Report:

@@ -175,6 +175,12 @@ def show_model(name: Annotated[str, typer.Argument(help="Its name.")]) -> None:
     )
 
 
+@model.command("resume")
+def resume_model(name: Annotated[str, typer.Argument(help="Its name.")]) -> None:
+    """Begin again on a model that was paused after failed jobs; look at `lethe job list` first."""
+    _show_model(Api("engineer").post(f"/v1/models/{name}/resumption"))
+
+
 def _create(body: dict[str, Any], *, wait: bool) -> None:
     api = Api("engineer")
     made = api.post("/v1/models", body)

@@ -62,6 +62,9 @@ class Reason(StrEnum):
     REJECTED = "rejected"
 
 
+OUTCOMES = ("failed", "inconclusive", "executed", "verified", "certified", "exact")
+"""What a model's part may end with, weakest first: the levels of `app.verification`."""
+
 S, R = State, Reason
 
 TRANSITIONS: dict[tuple[State, State], Reason] = {
@@ -125,6 +128,11 @@ def advance_stage(stage: State, to: State) -> State:
 def earliest(stages: Iterable[State]) -> State:
     """Return the stage of the slowest target."""
     return min(stages, key=STAGES.index)
+
+
+def weakest(outcomes: Iterable[str]) -> str:
+    """Return the outcome that says least: a request is as good as its worst model."""
+    return min(outcomes, key=OUTCOMES.index)
 
 
 def begun(stages: Iterable[State]) -> bool:

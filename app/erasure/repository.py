@@ -96,10 +96,10 @@ class ErasureRequests:
             rows = [{"request_id": request_id, "record_id": record_id} for record_id in record_ids]
             self.session.execute(insert(RequestRecord), rows)
 
-    def records(self, request_id: UUID) -> Sequence[Row[int, UUID, str]]:
-        """Return (id, dataset, arm) of the records that the request names."""
+    def records(self, request_id: UUID) -> Sequence[Row[int, UUID, str, datetime | None]]:
+        """Return (id, dataset, arm, when erased) of the records that the request names."""
         return self.session.execute(
-            select(Record.id, Record.dataset_id, Record.arm)
+            select(Record.id, Record.dataset_id, Record.arm, Record.erased_at)
             .join(RequestRecord, RequestRecord.record_id == Record.id)
             .where(RequestRecord.request_id == request_id)
             .order_by(Record.id)
@@ -114,6 +114,19 @@ class ErasureRequests:
             .where(RequestTarget.request_id.in_(request_ids))
             .order_by(RequestTarget.request_id, RequestTarget.model_id)
             .execution_options(populate_existing=True)
+        ).all()
+
+    def waiting_for(self, model_id: UUID) -> Sequence[UUID]:
+        """Return the requests of which one model has begun nothing."""
+        return self.session.scalars(
+            select(RequestTarget.request_id)
+            .join(ErasureRequest, ErasureRequest.id == RequestTarget.request_id)
+            .where(
+                RequestTarget.model_id == model_id,
+                RequestTarget.stage == "scheduled",
+                ErasureRequest.state.in_(OPEN),
+            )
+            .order_by(RequestTarget.request_id)
         ).all()
 
     def add_target(self, request_id: UUID, model_id: UUID) -> None:

@@ -122,6 +122,8 @@ class TargetOut(BaseModel):
     version: VersionId | None
     certificate: UUID | None
     outcome: str | None
+    held: str | None
+    """Why its result waits for a second person; `release` lets it be certified."""
 
 
 class RequestOut(Receipt):
@@ -178,6 +180,7 @@ def shown(view: View) -> RequestOut:
                 version=target.version_id,
                 certificate=target.certificate_id,
                 outcome=target.outcome,
+                held=target.held,
             )
             for target in view.targets
         ],

@@ -24,6 +24,7 @@ from app.erasure.lifecycle import (
     approvals_needed,
     begun,
     earliest,
+    weakest,
 )
 from app.erasure.repository import ErasureRequests
 from app.errors import Conflict, Forbidden, Invalid, NotFound
@@ -79,8 +80,11 @@ class View:
 
     @property
     def outcome(self) -> str | None:
-        """Return `not_trained` for a completed request without targets; targets have their own."""
-        return NOT_TRAINED if self.request.state == State.COMPLETED and not self.targets else None
+        """Return what a completed request ended with: the weakest of its models, or `not_trained`."""
+        if self.request.state != State.COMPLETED:
+            return None
+        outcomes = [target.outcome for target in self.targets if target.outcome is not None]
+        return weakest(outcomes) if outcomes else NOT_TRAINED
 
 
 # What callers do ---------------------------------------------------------------------------------
@@ -199,6 +203,30 @@ def reject(
     return _view(session, request)
 
 
+def release(session: Session, request_id: UUID, *, principal_id: UUID, person: bool, at: datetime) -> View:
+    """Let a held result be certified: a second person has looked, and nothing linked was found since.
+
+    About one exact result in twenty is detected by chance alone; whether it was chance, a person says.
+    """
+    request = _locked(session, request_id)
+    _second_person(request, principal_id, person=person)
+    held = [each for each in ErasureRequests(session).targets([request.id]) if each.held is not None]
+    if not held:
+        raise Conflict("no result of this request is held", code="nothing-held")
+    if _record_set(session, request).hash != request.record_set_hash:
+        raise Conflict(
+            "records or models were added; that may be why it was detected", code="record-set-changed"
+        )
+    for target in held:
+        reason = str(target.held)
+        target.held, target.released_by, target.released_at = None, principal_id, at
+        session.flush()
+        audit.record(session, events.ResultReleased(request.id, target.model_id, principal_id, reason, at))
+        queue.ring(session, Stage.PLAN, target.model_id)
+    request.attention = None
+    return _view(session, request)
+
+
 def read(session: Session, request_id: UUID) -> View:
     """Return a request."""
     request = ErasureRequests(session).get(request_id)
@@ -266,13 +294,26 @@ def start(session: Session, request_id: UUID, model_id: UUID, *, at: datetime) -
         return False
     if _record_set(session, request).hash != request.record_set_hash:
         if not begun(State(each.stage) for each in targets):
-            requests.drop_targets(targets)
-            _move(session, request, State.TRIAGE, at=at)
-            _locate(session, request, at=at)
+            _search_again(session, request, targets, at=at)
             return False
         _attend(session, request, "record_set_changed", at=at)
     _walk(session, request, target, State.UNLEARNING, at=at)
     return True
+
+
+def forsake(session: Session, model_id: UUID, *, at: datetime) -> None:
+    """Take a model that could not be made out of the requests that wait for it: it has learned nothing.
+
+    Where nothing has begun the set is searched again and approved again; else a person is asked.
+    """
+    requests = ErasureRequests(session)
+    for request_id in requests.waiting_for(model_id):
+        request = _locked(session, request_id)
+        targets = requests.targets([request.id])
+        if not begun(State(each.stage) for each in targets):
+            _search_again(session, request, targets, at=at)
+        else:
+            _attend(session, request, "model_failed", at=at)
 
 
 def advance_target(session: Session, request_id: UUID, model_id: UUID, to: str, *, at: datetime) -> None:
@@ -286,18 +327,22 @@ def return_to_schedule(
     request_id: UUID,
     model_id: UUID,
     *,
-    attention: str | None,
+    attention: str,
     engine_floor: str | None,
+    held: bool = False,
     at: datetime,
 ) -> None:
-    """Give one model's part back to the planner: its job failed, or went on without it."""
+    """Give one model's part back to the planner: its job failed, or went on without it.
+
+    A held one is taken by no job before a second person has released it.
+    """
     request = _locked(session, request_id)
     target = _target(session, request, model_id)
     target.job_id, target.engine_floor = None, engine_floor
+    target.held = attention if held else None
     if target.stage != State.SCHEDULED:
         _walk(session, request, target, State.SCHEDULED, at=at)
-    if attention is not None:
-        _attend(session, request, attention, at=at)
+    _attend(session, request, attention, at=at)
 
 
 def conclude(
@@ -381,15 +426,34 @@ def _locate(session: Session, request: ErasureRequest, *, at: datetime) -> None:
         _move(session, request, State.NO_MATCH, at=at)
 
 
+def _search_again(
+    session: Session, request: ErasureRequest, targets: Sequence[RequestTarget], *, at: datetime
+) -> None:
+    """Send a scheduled request back to where its records are found; every approval is void."""
+    ErasureRequests(session).drop_targets(targets)
+    _move(session, request, State.TRIAGE, at=at)
+    _locate(session, request, at=at)
+
+
 def _record_set(session: Session, request: ErasureRequest) -> RecordSet:
-    """Return what the request concerns now: what it named before, and what its person has since got."""
-    rows = {row.id: (row.dataset_id, row.arm) for row in ErasureRequests(session).records(request.id)}
+    """Return what the request concerns now: what it named before, and what its person has since got.
+
+    What was approved stays in it: another request may have erased the same records meanwhile, and
+    this one is still owed its own answer.
+    """
+    requests = ErasureRequests(session)
+    approved = [target.model_id for target in requests.targets([request.id])]
+    rows = {
+        row.id: (row.dataset_id, row.arm)
+        for row in requests.records(request.id)
+        if approved or row.erased_at is None
+    }
     rows |= {
         match.id: (match.dataset_id, match.arm)
         for match in records.locate(session, [bytes(mac) for mac in request.subject_macs])
     }
-    learned = {dataset_id for dataset_id, arm in rows.values() if arm == TRAINED_ARM}
-    models = sorted(model.id for model in registry.trained_on(session, learned)) if learned else []
+    learned = [id_ for id_, (_, arm) in rows.items() if arm == TRAINED_ARM]
+    models = sorted({*approved, *(model.id for model in registry.that_know(session, learned))})
     return RecordSet(
         records=tuple((id_, dataset_id) for id_, (dataset_id, _) in sorted(rows.items())),
         models=tuple(models),
@@ -410,6 +474,8 @@ def _schedule(session: Session, request: ErasureRequest, current: RecordSet, *, 
     for model_id in current.models:
         requests.add_target(request.id, model_id)
     _move(session, request, State.SCHEDULED, at=at)
+    if not all(registry.verifiable(registry.model(session, each)) for each in current.models):
+        _attend(session, request, "model_not_verifiable", at=at)
     for model_id in current.models:
         queue.ring(session, Stage.PLAN, model_id)
 
@@ -426,10 +492,17 @@ def _walk(
 
 
 def _close(session: Session, request: ErasureRequest, *, at: datetime) -> None:
-    """End a completed request: its records are gone from every model, and from what is compared."""
+    """End a completed request: its records are gone from every model, and from what is compared.
+
+    A model that learned them while the request was under way was no part of what was approved: it
+    needs a request of its own, which must still find them.
+    """
     request.concluded_at, request.attention = at, None
-    named = ErasureRequests(session).records(request.id)
-    records.mark_erased(session, [row.id for row in named], at=at)
+    named = [row.id for row in ErasureRequests(session).records(request.id)]
+    if registry.that_know(session, named):
+        _attend(session, request, "known_to_another_model", at=at)
+    else:
+        records.mark_erased(session, named, at=at)
 
 
 def _move(session: Session, request: ErasureRequest, to: State, *, at: datetime) -> None:

@@ -6,30 +6,30 @@
     finished                    the stored receipt, with `Idempotency-Replayed: true`
     finished, showed a secret   409   such receipts (`Cache-Control: no-store`) keep no body
 
-The receipt is written in the transaction of the effect, so a failed call frees its key. One of the
-three places beside repositories that write SQL.
+The receipt is written in the transaction of the effect, so a failed call frees its key. With
+`receipts` one of the three places beside repositories that write SQL.
 """
 
 import hashlib
 import hmac
 import re
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Final
 from uuid import UUID
 
 from fastapi import Request
 from fastapi.responses import Response
-from sqlalchemy import delete, func, select
+from sqlalchemy import func, select
 from sqlalchemy.dialects.postgresql import insert
 
 from app.errors import Conflict, Invalid
+from app.http.receipts import KEPT
 from app.storage.database import Session
 from app.tables import IdempotencyKey
 
 HEADER = "Idempotency-Key"
 REPLAYED = "Idempotency-Replayed"
-KEPT = timedelta(hours=24)
 KEPT_HEADERS = ("content-type", "location", "etag")
 KEY: Final = re.compile(r"[\x21-\x7e]{1,255}")
 
@@ -95,14 +95,6 @@ def replay(receipt: IdempotencyKey) -> Response:
     return Response(
         content=bytes(receipt.body), status_code=receipt.status, headers={**receipt.headers, REPLAYED: "true"}
     )
-
-
-def forget(session: Session, *, now: datetime) -> int:
-    """Delete the receipts older than a day; return how many."""
-    found = session.execute(
-        delete(IdempotencyKey).where(IdempotencyKey.created_at < now - KEPT).returning(IdempotencyKey.key)
-    )
-    return len(found.all())
 
 
 def fingerprint(secret: bytes, method: str, path: str, body: bytes) -> bytes:

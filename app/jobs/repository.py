@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 from typing import Any, cast
 from uuid import UUID
 
-from sqlalchemy import CursorResult, and_, exists, func, or_, select, update
+from sqlalchemy import CursorResult, Select, and_, exists, func, or_, select, update
 
 from app.storage.database import Session
 from app.tables import (
@@ -114,6 +114,7 @@ class Jobs:
                 RequestTarget.model_id == model_id,
                 RequestTarget.job_id.is_(None),
                 RequestTarget.stage == "scheduled",
+                RequestTarget.held.is_(None),
                 ErasureRequest.state.in_(("scheduled", "unlearning", "verifying", "publishing")),
             )
             .order_by(ErasureRequest.due_on, ErasureRequest.received_at, ErasureRequest.id)
@@ -190,6 +191,7 @@ class Jobs:
             RequestTarget.model_id == Model.id,
             RequestTarget.job_id.is_(None),
             RequestTarget.stage == "scheduled",
+            RequestTarget.held.is_(None),
         )
         return self.session.scalars(
             select(Model.id).where(
@@ -203,22 +205,32 @@ class Jobs:
 
     def versions_to_prepare(self, *, failures_max: int) -> Sequence[UUID]:
         """Return versions that are not trained or not served yet, or whose references are incomplete."""
+        # A job that is still to be planned has begun nothing, and may be waiting for its references.
+        busy = exists().where(Job.model_id == Model.id, Job.state == "running", Job.stage != "plan")
+        return self.session.scalars(
+            self._unprepared(failures_max).where(
+                ~busy,
+                Model.breaker == "closed",
+                or_(Model.lease_expires_at.is_(None), Model.lease_expires_at < DB_NOW),
+            )
+        ).all()
+
+    def versions_in_preparation(self, *, failures_max: int) -> frozenset[UUID]:
+        """Return versions that lack something, whoever is at work on them."""
+        return frozenset(self.session.scalars(self._unprepared(failures_max)))
+
+    def _unprepared(self, failures_max: int) -> Select[UUID]:
         ready = (
             select(func.count())
             .select_from(ReferenceModel)
             .where(ReferenceModel.model_id == Model.id, ReferenceModel.state == "ready")
             .scalar_subquery()
         )
-        # A job that is still to be planned has begun nothing, and may be waiting for its references.
-        busy = exists().where(Job.model_id == Model.id, Job.state == "running", Job.stage != "plan")
-        return self.session.scalars(
+        return (
             select(ModelVersion.id)
             .join(Model, Model.id == ModelVersion.model_id)
             .where(
-                ~busy,
                 ModelVersion.failures < failures_max,
-                Model.breaker == "closed",
-                or_(Model.lease_expires_at.is_(None), Model.lease_expires_at < DB_NOW),
                 or_(
                     ModelVersion.state == "preparing",
                     # Trained, and killed before it was served.
@@ -230,7 +242,11 @@ class Jobs:
                     ),
                 ),
             )
-        ).all()
+        )
+
+    def all_running(self) -> frozenset[UUID]:
+        """Return the jobs in progress, of all models."""
+        return frozenset(self.session.scalars(select(Job.id).where(Job.state == "running")))
 
     def datasets_to_register(self) -> Sequence[UUID]:
         """Return datasets that wait to be read."""

@@ -21,13 +21,16 @@ from app.jobs.repository import Jobs, Leases
 from app.queue import Stage
 from app.registry import service as registry
 from app.storage.database import Session
-from app.tables import Job, Model
+from app.tables import Job, Model, ModelVersion
 
 FAILED_JOBS_MAX = 2
 """So many failed jobs in a row open the model's circuit breaker (R59)."""
 
 PREPARE_FAILURES_MAX = 3
 """A version whose preparation has failed so often waits for a person."""
+
+WAITING = "waiting"
+"""A model's attention while something that its work needs is away."""
 
 _SEED_MASK = (1 << 63) - 1
 
@@ -50,7 +53,10 @@ class JobView:
     candidate_id: UUID | None
     requests: tuple[UUID, ...]
     looks: Mapping[UUID, int]
-    plan: Mapping[str, object]
+    released: frozenset[UUID]
+    """Requests whose held result a second person has released."""
+    plan: Mapping[str, Sequence[int]]
+    """`sentinels` and `controls`: the records that were drawn."""
     policy_digest: str | None
     """Of the verification policy, fixed at `plan`."""
     forms: tuple[str, ...]
@@ -154,6 +160,11 @@ def release_lease(session: Session, model_id: UUID, *, epoch: int) -> None:
     Leases(session).release(model_id, epoch=epoch)
 
 
+def paused(session: Session, model_id: UUID) -> bool:
+    """Return whether the model's breaker is open: nothing is begun before somebody resumes it."""
+    return Jobs(session).model(model_id).breaker == "open"
+
+
 def hold(session: Session, model_id: UUID, *, epoch: int) -> Model:
     """Return the model locked until the commit, or raise `LeaseLost`: every recording starts so."""
     model = Leases(session).held(model_id, epoch=epoch)
@@ -179,6 +190,12 @@ def model_of(session: Session, stage: Stage, id: UUID) -> UUID | None:  # noqa: 
             return None if job is None else job.model_id
 
 
+def unfinished(session: Session) -> tuple[frozenset[UUID], frozenset[UUID]]:
+    """Return the jobs that run and the versions that are prepared: their files are still needed."""
+    jobs = Jobs(session)
+    return jobs.all_running(), jobs.versions_in_preparation(failures_max=PREPARE_FAILURES_MAX)
+
+
 def due(session: Session, *, now: datetime) -> list[tuple[Stage, UUID]]:
     """Return what a worker should look at, whether or not a bell was heard."""
     jobs = Jobs(session)
@@ -194,6 +211,8 @@ def due(session: Session, *, now: datetime) -> list[tuple[Stage, UUID]]:
 
 
 def _reason_to_begin(session: Session, model: Model, *, now: datetime) -> str | None:
+    if not registry.verifiable(model):
+        return None  # Nothing could be said of the result; its requests wait for a person.
     policy = escalation.load(model.jobs_policy)
     waiting = Jobs(session).free_targets(model.id, limit=policy.batch_largest)
     return lifecycle.batch_due(
@@ -213,6 +232,10 @@ def run_now(session: Session, model_name: str, *, at: datetime) -> Model:
         raise NotFound("there is no model of this name")
     if model.live_version_id is None:
         raise Conflict(f"model {model.id} serves no version yet", code="model-not-ready")
+    if model.breaker == "open":
+        raise Conflict(f"model {model.id} is paused after failed jobs; resume it", code="model-paused")
+    if not registry.verifiable(model):
+        raise Conflict(f"model {model.id} has no references to be judged by", code="model-not-verifiable")
     model.run_requested_at = at
     queue.ring(session, Stage.PLAN, model.id)
     return model
@@ -267,7 +290,8 @@ def planned(
     *,
     engine: str,
     anchor_id: UUID,
-    plan: Mapping[str, Sequence[str]],
+    plan: Mapping[str, list[int]],
+    sentinels: int,
     policy_digest: str,
     seconds: float,
     at: datetime,
@@ -285,7 +309,7 @@ def planned(
         events.JobPlanned(
             job=job.id,
             engine=engine,
-            sentinels=len(plan["sentinels"]),
+            sentinels=sentinels,
             verification_policy=policy_digest,
             at=at,
         ),
@@ -339,21 +363,45 @@ def passed(
     view: JobView,
     *,
     leaving: Collection[UUID],
+    held: Mapping[UUID, str],
     output: Mapping[str, object],
     seconds: float,
     at: datetime,
 ) -> None:
-    """Record a verdict good enough for all but `leaving`, who wait for a stronger engine."""
+    """Record a verdict good enough for all but `leaving`: they wait for a stronger engine, or a person."""
     job = _job(session, view)
     policy = escalation.load(view.jobs_policy)
-    stronger = escalation.after(policy, str(view.engine))
-    for target in Jobs(session).targets(job.id):
-        target.looks += 1
-        if target.request_id in leaving:
-            floor = stronger or view.engine
-            _return(session, job, target.request_id, floor=floor, attention="verification", at=at)
-    _remember(job, view, outcome="passed", reasons=(), seconds=seconds)
+    floor = escalation.after(policy, str(view.engine)) or view.engine
+    _looked(session, job)
+    for request_id in leaving:
+        attention = held.get(request_id, "verification")
+        _return(session, job, request_id, floor=floor, attention=attention, held=request_id in held, at=at)
+    _remember(job, view, outcome="passed", reasons=tuple(sorted(set(held.values()))), seconds=seconds)
     _forward(session, job, view, output=output, seconds=seconds)
+
+
+def set_aside(
+    session: Session,
+    view: JobView,
+    *,
+    held: Mapping[UUID, str],
+    output: Mapping[str, object],
+    seconds: float,
+    at: datetime,
+) -> None:
+    """End a job whose exact result was detected for every request: each waits for a person.
+
+    No failure of the model's: about one exact result in twenty is detected by chance (V33).
+    """
+    job = _job(session, view)
+    _looked(session, job)
+    _step(session, job, view, output=output, seconds=seconds)
+    _remember(job, view, outcome="held", reasons=tuple(sorted(set(held.values()))), seconds=seconds)
+    for request_id, reason in held.items():
+        _return(session, job, request_id, floor=job.engine, attention=reason, held=True, at=at)
+    job.state, job.stage, job.concluded_at, job.progress = JobState.CONCLUDED, JobStage.DONE, at, {}
+    audit.record(session, events.JobSetAside(job=job.id, engine=str(job.engine), requests=len(held), at=at))
+    queue.ring(session, Stage.PLAN, job.model_id)
 
 
 def escalate(
@@ -372,11 +420,9 @@ def escalate(
     `stage` is where it came to this: a refusal in `unlearn`, an insufficient verdict in `verify`.
     """
     job = _job(session, view)
-    jobs = Jobs(session)
     if stage is JobStage.VERIFY:
-        for target in jobs.targets(job.id):
-            target.looks += 1
-    jobs.add_step(job, stage=stage, epoch=view.epoch, output=dict(output), seconds=seconds)
+        _looked(session, job)
+    _step(session, job, view, output=output, seconds=seconds)
     _remember(job, view, outcome=outcome, reasons=reasons, seconds=seconds)
     engine = escalation.after(escalation.load(view.jobs_policy), str(view.engine))
     audit.record(
@@ -392,7 +438,7 @@ def escalate(
         for request_id in view.requests:
             erasure.advance_target(session, request_id, view.model_id, "unlearning", at=at)
     job.stage, job.attempt, job.engine = lifecycle.again(stage), job.attempt + 1, engine
-    job.candidate_id, job.failures = None, 0
+    job.candidate_id, job.failures, job.kills = None, 0, 0
     queue.ring(session, Stage.UNLEARN, job.id)
     return engine
 
@@ -440,55 +486,82 @@ def record_failure(
     *,
     epoch: int,
     code: str,
+    killed: bool,
     attempts_max: int,
     at: datetime,
 ) -> None:
-    """Count a stage that ended abnormally; after `attempts_max` in a row it is given up."""
+    """Count a stage that failed or was killed; after `attempts_max` of the kind in a row it is given up."""
     if stage is Stage.PREPARE:
-        _preparing_failed(session, id, epoch=epoch, code=code, attempts_max=attempts_max, at=at)
+        version = registry.version(session, id)
+        model = hold(session, version.model_id, epoch=epoch)
+        if _count(version, killed=killed) >= attempts_max:
+            _give_up_preparing(session, model, version, code=code, at=at)
         return
     job = Jobs(session).running(id) if stage is Stage.PLAN else Jobs(session).get(id)
     if job is None or job.state != JobState.RUNNING:
         return
-    hold(session, job.model_id, epoch=epoch)
-    job.failures += 1
+    model = hold(session, job.model_id, epoch=epoch)
+    failures = _count(job, killed=killed)
     audit.record(
-        session, events.StageFailed(job=job.id, stage=stage.value, failures=job.failures, code=code, at=at)
+        session, events.StageFailed(job=job.id, stage=stage.value, failures=failures, code=code, at=at)
     )
+    if failures < attempts_max:
+        return
     if stage in {Stage.PUBLISH, Stage.CONCLUDE}:
         # Users may be served the candidate already: there is no way back, only forward.
-        if job.failures >= attempts_max:
-            Jobs(session).model(job.model_id).attention = stage.value
-        return
-    if job.failures >= attempts_max:
+        model.attention = stage.value
+    else:
         _fail(session, job, reason=code, attention="job_failed", at=at)
+
+
+def record_wait(session: Session, model_id: UUID, *, epoch: int) -> None:
+    """Tell people that something a model's work needs is away: it is tried again, and costs no attempt."""
+    hold(session, model_id, epoch=epoch).attention = WAITING
 
 
 def prepared(session: Session, version_id: UUID, *, epoch: int) -> Model:
     """Hold the line of a version whose preparation has come further: failures before that are over."""
     version = registry.version(session, version_id)
-    version.failures = 0
-    return hold(session, version.model_id, epoch=epoch)
-
-
-def _preparing_failed(
-    session: Session, version_id: UUID, *, epoch: int, code: str, attempts_max: int, at: datetime
-) -> None:
-    version = registry.version(session, version_id)
+    version.failures, version.kills = 0, 0
     model = hold(session, version.model_id, epoch=epoch)
-    version.failures += 1
-    if version.failures < attempts_max:
-        return
+    _waits_no_more(model)
+    return model
+
+
+def _count(counted: Job | ModelVersion, *, killed: bool) -> int:
+    if killed:
+        counted.kills += 1
+        return counted.kills
+    counted.failures += 1
+    return counted.failures
+
+
+def _waits_no_more(model: Model) -> None:
+    if model.attention == WAITING:
+        model.attention = None
+
+
+def _give_up_preparing(
+    session: Session, model: Model, version: ModelVersion, *, code: str, at: datetime
+) -> None:
+    """Give up a version, or the references of one that is served: then whoever waits for them is told."""
     if version.state == "preparing":
-        registry.fail_version(session, version_id, code=code, at=at)
-    else:
-        model.attention = "references"
+        registry.fail_version(session, version.id, code=code, at=at)
+        erasure.forsake(session, model.id, at=at)
+        return
+    model.attention = "references"
+    version.failures = max(version.failures, PREPARE_FAILURES_MAX)
+    job = Jobs(session).running(model.id)
+    for target in Jobs(session).targets(job.id) if job is not None else ():
+        erasure.raise_attention(session, target.request_id, "references", at=at)
 
 
 def _fail(session: Session, job: Job, *, reason: str, attention: str, at: datetime) -> None:
     job.state, job.failure, job.concluded_at = JobState.FAILED, reason, at
     for target in Jobs(session).targets(job.id):
         _return(session, job, target.request_id, floor=job.engine, attention=attention, at=at)
+    if job.candidate_id is not None:
+        registry.condemn(session, job.candidate_id, at=at)
     model = Jobs(session).model(job.model_id)
     model.failed_jobs += 1
     if model.failed_jobs >= FAILED_JOBS_MAX:
@@ -497,11 +570,28 @@ def _fail(session: Session, job: Job, *, reason: str, attention: str, at: dateti
 
 
 def _return(
-    session: Session, job: Job, request_id: UUID, *, floor: str | None, attention: str, at: datetime
+    session: Session,
+    job: Job,
+    request_id: UUID,
+    *,
+    floor: str | None,
+    attention: str,
+    held: bool = False,
+    at: datetime,
 ) -> None:
     erasure.return_to_schedule(
-        session, request_id, job.model_id, attention=attention, engine_floor=floor, at=at
+        session, request_id, job.model_id, attention=attention, engine_floor=floor, held=held, at=at
     )
+
+
+def _looked(session: Session, job: Job) -> None:
+    """Count a use of the audit material against each request of the batch (V30)."""
+    for target in Jobs(session).targets(job.id):
+        target.looks += 1
+
+
+def _step(session: Session, job: Job, view: JobView, *, output: Mapping[str, object], seconds: float) -> None:
+    Jobs(session).add_step(job, stage=view.stage, epoch=view.epoch, output=dict(output), seconds=seconds)
 
 
 def _remember(job: Job, view: JobView, *, outcome: str, reasons: Sequence[str], seconds: float) -> None:
@@ -527,8 +617,10 @@ def _job(session: Session, view: JobView) -> Job:
 def _forward(
     session: Session, job: Job, view: JobView, *, output: Mapping[str, object], seconds: float
 ) -> None:
-    Jobs(session).add_step(job, stage=view.stage, epoch=view.epoch, output=dict(output), seconds=seconds)
-    job.stage, job.failures, job.progress = lifecycle.FOLLOWS[view.stage], 0, {}
+    _step(session, job, view, output=output, seconds=seconds)
+    job.stage, job.progress = lifecycle.FOLLOWS[view.stage], {}
+    job.failures, job.kills = 0, 0
+    _waits_no_more(Jobs(session).model(job.model_id))
     if job.stage != JobStage.DONE:
         queue.ring(session, Stage(job.stage), job.id)
 
@@ -551,6 +643,7 @@ def _view(session: Session, job: Job, model: Model, epoch: int) -> JobView:
         candidate_id=job.candidate_id,
         requests=tuple(target.request_id for target in targets),
         looks={target.request_id: target.looks for target in targets},
+        released=frozenset(target.request_id for target in targets if target.released_at is not None),
         plan=job.plan,
         policy_digest=job.policy_digest,
         forms=tuple(model.forms),

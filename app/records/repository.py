@@ -13,17 +13,20 @@ from sqlalchemy import (
     Text,
     and_,
     cast,
+    exists,
     func,
+    literal,
     or_,
     select,
     text,
     update,
 )
-from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB, insert
+from sqlalchemy.orm import aliased
 
 from app.records.reading import RecordRow
 from app.storage.database import Session
-from app.tables import Dataset, Record
+from app.tables import Dataset, Record, RecordExclusion
 
 STALE_SECONDS = 60
 """A worker that has shown no progress for so long has lost the dataset to the next one."""
@@ -155,13 +158,19 @@ class Records:
             for block in blocks:
                 copy.write(block)
 
-    def known(self, dataset_id: UUID, *, arm: str) -> Sequence[RecordRow]:
-        """Return the records of an arm that are not erased, in the order in which they lie in the file."""
-        return self._rows(
-            select(*_ROW)
-            .where(Record.dataset_id == dataset_id, Record.arm == arm, Record.erased_at.is_(None))
-            .order_by(Record.position)
+    def known(self, dataset_id: UUID, *, arm: str, model_id: UUID | None = None) -> Sequence[RecordRow]:
+        """Return the records of an arm that are not erased, in the order in which they lie in the file.
+
+        With a model, less those that it does not know.
+        """
+        query = select(*_ROW).where(
+            Record.dataset_id == dataset_id, Record.arm == arm, Record.erased_at.is_(None)
         )
+        if model_id is not None:
+            query = query.where(
+                ~exists().where(RecordExclusion.record_id == Record.id, RecordExclusion.model_id == model_id)
+            )
+        return self._rows(query.order_by(Record.position))
 
     def drawn(self, dataset_id: UUID) -> Sequence[bytes]:
         """Return the clusters of the held-back arm, erased or not, in a fixed order."""
@@ -231,6 +240,36 @@ class Records:
             .execution_options(synchronize_session=False)
         )
         return [(dataset_id, arm) for dataset_id, arm in erased]
+
+    def exclude(self, record_ids: Collection[int], *, model_id: UUID) -> Sequence[tuple[UUID, str]]:
+        """Mark records as erased from one model; return (dataset, arm) of each that was not so already."""
+        rows = select(literal(model_id), Record.id, literal("erased")).where(_among(record_ids))
+        made = self.session.scalars(
+            insert(RecordExclusion)
+            .from_select(["model_id", "record_id", "reason"], rows)
+            .on_conflict_do_nothing()
+            .returning(RecordExclusion.record_id)
+        ).all()
+        found = self.session.execute(select(Record.dataset_id, Record.arm).where(_among(made)))
+        return [(dataset_id, arm) for dataset_id, arm in found]
+
+    def erase_returned(self, dataset_id: UUID, *, at: datetime) -> int:
+        """Mark as erased what a new dataset brings back of anybody's erased records; return how many."""
+        gone = aliased(Record)
+        returned = self.session.execute(
+            update(Record)
+            .where(
+                Record.dataset_id == dataset_id,
+                gone.dataset_id != dataset_id,
+                gone.erased_at.is_not(None),
+                gone.content_mac == Record.content_mac,
+                gone.subject_macs.op("&&")(Record.subject_macs),
+            )
+            .values(erased_at=at)
+            .returning(Record.id)
+            .execution_options(synchronize_session=False)
+        )
+        return len(set(returned.scalars()))
 
     def _rows(self, query: Select[int, str, int, int, bytes, bytes, str, str]) -> Sequence[RecordRow]:
         return [RecordRow._make(row) for row in self.session.execute(query)]

@@ -131,7 +131,8 @@ def record(
     }
     if not Datasets(session).finish(dataset_id, values):
         return
-    Records(session).copy_in(rows)
+    stored = Records(session)
+    stored.copy_in(rows)
     queue.heard(session, Stage.REGISTER, dataset_id)
     audit.record(
         session,
@@ -139,6 +140,9 @@ def record(
             dataset_id, records=records, subjects=subjects, held_back=held_back, digest=digest, at=at
         ),
     )
+    returned = stored.erase_returned(dataset_id, at=at)
+    if returned:
+        audit.record(session, events.RecordsSuppressed(dataset_id, returned, at))
 
 
 def fail(session: Session, dataset_id: UUID, bad: BadLine, *, at: datetime) -> None:
@@ -210,10 +214,13 @@ def contents(
     return reading.contents(where, records, content_key=content_key)
 
 
-def training_records(session: Session, dataset_id: UUID) -> Sequence[RecordRow]:
-    """Return the records that may be trained on: of the train arm, and not erased."""
+def training_records(session: Session, dataset_id: UUID, model_id: UUID | None = None) -> Sequence[RecordRow]:
+    """Return the records that may be trained on: of the train arm, and not erased.
+
+    With a model, less those that were erased from it, or withheld when it was made.
+    """
     ready(session, dataset_id)
-    return Records(session).known(dataset_id, arm="train")
+    return Records(session).known(dataset_id, arm="train", model_id=model_id)
 
 
 def cohort(session: Session, dataset_id: UUID) -> Sequence[Group]:
@@ -304,12 +311,21 @@ def unsearched(session: Session) -> Sequence[UUID]:
     return Datasets(session).registering()
 
 
-def mark_erased(session: Session, record_ids: Collection[int], *, at: datetime) -> int:
-    """Take records out of training and of comparison for good; return how many were still in."""
-    erased = Records(session).erase(record_ids, at=at)
+def mark_erased(
+    session: Session, record_ids: Collection[int], *, model_id: UUID | None = None, at: datetime
+) -> int:
+    """Take records out of one model's training, or of everything for good; return how many were still in.
+
+    Without a model they leave comparison as well, and come back by no file: see `record`.
+    """
+    stored = Records(session)
+    erased = (
+        stored.erase(record_ids, at=at) if model_id is None else stored.exclude(record_ids, model_id=model_id)
+    )
     arms: dict[UUID, list[str]] = {}
     for dataset_id, arm in erased:
         arms.setdefault(dataset_id, []).append(arm)
     for dataset_id, each in sorted(arms.items()):
-        audit.record(session, events.RecordsErased(dataset_id, len(each), each.count("held_back"), at))
+        held_back = each.count("held_back")
+        audit.record(session, events.RecordsErased(dataset_id, model_id, len(each), held_back, at))
     return len(erased)

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from fastapi import Path, Response
 
-from app.auth.dependencies import ModelsRead, ModelsRegister
+from app.auth.dependencies import ModelsFreeze, ModelsRead, ModelsRegister
 from app.errors import Conflict, Forbidden, Invalid, NotFound
 from app.http.dependencies import NowDep, SessionDep
 from app.http.problems import responses
@@ -38,6 +38,13 @@ def create_model(
     )
     response.headers["Location"] = f"/v1/models/{body.name}"
     return schemas.shown(service.overviews(session, body.name)[0])
+
+
+@router.post("/{name}/resumption", responses=responses(Conflict, Forbidden, NotFound))
+def resume_model(name: ModelName, session: SessionDep, caller: ModelsFreeze, now: NowDep) -> Model:
+    """Begin again on a model that was paused after failed jobs; somebody has looked at why."""
+    service.resume(session, name, principal_id=caller.principal_id, at=now)
+    return schemas.shown(service.overviews(session, name)[0])
 
 
 @router.get("", responses=responses(Forbidden))

@@ -5,11 +5,20 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import select, update
-from sqlalchemy.dialects.postgresql import distinct_on
+from sqlalchemy import BigInteger, cast, exists, func, insert, literal, or_, select, update
+from sqlalchemy.dialects.postgresql import ARRAY, distinct_on
 
 from app.storage.database import Session
-from app.tables import Dataset, Model, ModelVersion, ReferenceModel
+from app.tables import (
+    Dataset,
+    ErasureRequest,
+    Model,
+    ModelVersion,
+    Record,
+    RecordExclusion,
+    ReferenceModel,
+    RequestRecord,
+)
 
 PRESENT = ("preparing", "candidate", "live", "quarantined")
 """States in which a version's weights exist, or are being made, and may be used for something."""
@@ -40,14 +49,49 @@ class Models:
         """Return the model lines, oldest first."""
         return self.session.scalars(select(Model).order_by(Model.created_at, Model.id).limit(limit)).all()
 
-    def learned_from(self, dataset_ids: Collection[UUID]) -> Sequence[Model]:
-        """Return the lines that have, or are making, weights from any of these datasets."""
-        weights = select(ModelVersion.id).where(
-            ModelVersion.model_id == Model.id, ModelVersion.state.in_(PRESENT)
+    def that_know(self, record_ids: Collection[int]) -> Sequence[Model]:
+        """Return the lines that have, or are making, weights from any of these records."""
+        weights = exists().where(ModelVersion.model_id == Model.id, ModelVersion.state.in_(PRESENT))
+        excluded = (
+            exists()
+            .where(RecordExclusion.model_id == Model.id, RecordExclusion.record_id == Record.id)
+            .correlate(Model, Record)
         )
-        return self.session.scalars(
-            select(Model).where(Model.dataset_id.in_(dataset_ids), weights.exists()).order_by(Model.id)
-        ).all()
+        learned = (
+            exists()
+            .where(
+                Record.dataset_id == Model.dataset_id,
+                Record.id == func.any(cast(list(record_ids), ARRAY(BigInteger))),
+                Record.arm == "train",
+                Record.erased_at.is_(None),
+                ~excluded,
+            )
+            .correlate(Model)
+        )
+        return self.session.scalars(select(Model).where(weights, learned).order_by(Model.id)).all()
+
+    def withhold(self, model: Model) -> None:
+        """Keep from a new line the records that are being erased elsewhere under an approval without it."""
+        pending = (
+            select(literal(model.id), RequestRecord.record_id, literal("withheld"))
+            .join(ErasureRequest, ErasureRequest.id == RequestRecord.request_id)
+            .join(Record, Record.id == RequestRecord.record_id)
+            .where(
+                Record.dataset_id == model.dataset_id,
+                ErasureRequest.state.in_(("scheduled", "unlearning", "verifying", "publishing")),
+            )
+            .distinct()
+        )
+        self.session.execute(
+            insert(RecordExclusion).from_select(["model_id", "record_id", "reason"], pending)
+        )
+
+    def has_erasures(self, dataset_id: UUID) -> bool:
+        """Return whether anybody's records of a dataset were erased, anywhere."""
+        people = (Record.dataset_id == dataset_id, Record.role == "person")
+        excluded = exists().where(RecordExclusion.record_id == Record.id, RecordExclusion.reason == "erased")
+        erased = exists().where(*people, or_(Record.erased_at.is_not(None), excluded))
+        return bool(self.session.scalar(select(erased)))
 
     def bases_in_use(self) -> frozenset[str]:
         """Return the manifests of every base that was copied into the store."""

@@ -90,6 +90,12 @@ def create_model(
         raise Invalid(
             "references are trained by the recipe, and there is none", code="references-need-recipe"
         )
+    if upload is not None and models.has_erasures(learned.id):
+        # Weights that were trained elsewhere on the whole of it would bring everybody back.
+        raise Conflict(
+            f"people were erased from dataset {learned.id}; weights trained elsewhere would bring them back",
+            code="dataset-has-erasures",
+        )
     model = models.add(
         Model(
             id=new_id(),
@@ -104,6 +110,8 @@ def create_model(
             created_by=created_by,
         )
     )
+    if upload is None:
+        models.withhold(model)
     version = Versions(session).add(
         ModelVersion(
             id=new_id(),
@@ -165,9 +173,28 @@ def overviews(session: Session, name: str | None = None) -> list[Overview]:
     ]
 
 
-def trained_on(session: Session, dataset_ids: Collection[UUID]) -> Sequence[Model]:
-    """Return the lines that know, or are just learning, something from any of these datasets."""
-    return Models(session).learned_from(dataset_ids) if dataset_ids else []
+def verifiable(model: Model) -> bool:
+    """Return whether a verdict can be reached on a line: it has references that never saw a record."""
+    return model.recipe is not None and model.references_wanted > 0
+
+
+def resume(session: Session, name: str, *, principal_id: UUID, at: datetime) -> Model:
+    """Close a line's breaker after its jobs have failed: what is due is begun again."""
+    line = named(session, name)
+    if line.breaker == "closed" and line.attention is None:
+        raise Conflict(f"model {line.id} is not paused", code="not-paused")
+    line.breaker, line.failed_jobs, line.attention = "closed", 0, None
+    current = live(session, line.id)
+    if current is not None:
+        current.failures, current.kills = 0, 0
+    queue.ring(session, Stage.PLAN, line.id)
+    audit.record(session, events.ModelResumed(line.id, principal_id, at))
+    return line
+
+
+def that_know(session: Session, record_ids: Collection[int]) -> Sequence[Model]:
+    """Return the lines that know, or are just learning, any of these records."""
+    return Models(session).that_know(record_ids) if record_ids else []
 
 
 # Versions ----------------------------------------------------------------------------------------
@@ -224,7 +251,6 @@ def lineage(session: Session, version_id: UUID) -> list[ModelVersion]:
 
 def training_seconds(version: ModelVersion) -> float | None:
     """Return how long the training of a version took here; None if it was not trained here."""
-    seconds = version.statement.get("seconds")
     seconds = version.statement.get("seconds")
     return float(seconds) if isinstance(seconds, int | float | str) else None
 

@@ -11,9 +11,10 @@ from app.tables.certificates import Certificate
 from app.tables.erasure import Approval, ErasureRequest, RequestRecord, RequestTarget
 from app.tables.jobs import Job, JobStep
 from app.tables.queue import IdempotencyKey, Outbox
-from app.tables.records import Dataset, Record
+from app.tables.records import Dataset, Record, RecordExclusion
 from app.tables.registry import Model, ModelVersion, ReferenceModel
 from app.tables.serving import ServingReplica
+from app.tables.transparency import LogCheckpoint, LogCosignature, LogLeaf, LogNode, LogOutbox
 from app.tables.verification import Measurement, VerdictRow
 
 __all__ = [
@@ -28,12 +29,18 @@ __all__ = [
     "IdempotencyKey",
     "Job",
     "JobStep",
+    "LogCheckpoint",
+    "LogCosignature",
+    "LogLeaf",
+    "LogNode",
+    "LogOutbox",
     "Measurement",
     "Model",
     "ModelVersion",
     "Outbox",
     "Principal",
     "Record",
+    "RecordExclusion",
     "ReferenceModel",
     "RequestRecord",
     "RequestTarget",

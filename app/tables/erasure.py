@@ -98,6 +98,11 @@ class RequestTarget(Base):
     version_id: Mapped[UUID | None] = mapped_column(ForeignKey("model_versions.id"))
     certificate_id: Mapped[UUID | None]
     outcome: Mapped[str | None] = mapped_column(Text)
+    held: Mapped[str | None] = mapped_column(Text)
+    """Why its result waits for a person; while it does, no job takes the target."""
+    released_by: Mapped[UUID | None] = mapped_column(ForeignKey("principals.id"))
+    """Who looked at a held result and let it be certified."""
+    released_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
 
     request: Mapped[ErasureRequest] = relationship(back_populates="targets", lazy="raise")
 

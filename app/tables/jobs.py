@@ -38,9 +38,11 @@ class Job(Base):
     policy_digest: Mapped[str | None] = mapped_column(Text)
     failures: Mapped[int] = mapped_column(default=0)
     """Failures of the present stage in a row."""
+    kills: Mapped[int] = mapped_column(default=0)
+    """How often the present stage was killed; that is counted apart."""
     failure: Mapped[str | None] = mapped_column(Text)
-    plan: Mapped[dict[str, object]] = mapped_column(JSONB, default=dict)
-    """Which sentinels are erased with the batch and which subjects serve as assay controls (clusters)."""
+    plan: Mapped[dict[str, list[int]]] = mapped_column(JSONB, default=dict)
+    """`sentinels`, erased with the batch, and `controls` of the assay, as ids of their records."""
     history: Mapped[list[dict[str, object]]] = mapped_column(JSONB, default=list)
     """What was tried: {"attempt", "engine", "outcome", "reasons", "seconds"}; shown to people."""
     progress: Mapped[dict[str, object]] = mapped_column(JSONB, default=dict)

@@ -60,6 +60,8 @@ class Record(Base):
         Index("ix_records_dataset_external", "dataset_id", "external_id", unique=True),
         Index("ix_records_subject_macs", "subject_macs", postgresql_using="gin"),
         Index("ix_records_dataset_cluster", "dataset_id", "cluster"),
+        # What was erased once is recognised when a file brings it back.
+        Index("ix_records_erased_content", "content_mac", postgresql_where="erased_at IS NOT NULL"),
     )
 
     id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
@@ -77,3 +79,16 @@ class Record(Base):
     role: Mapped[str] = mapped_column(Text)
     arm: Mapped[str] = mapped_column(Text)
     erased_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    """Gone from every model that knew it, and from comparison; no model may learn it again."""
+
+
+class RecordExclusion(Base):
+    """A record that one model does not know: it was erased there, or withheld from its training."""
+
+    __tablename__ = "record_exclusions"
+    __table_args__ = (CheckConstraint(one_of("reason", "erased", "withheld"), name="reason"),)
+
+    model_id: Mapped[UUID] = mapped_column(ForeignKey("models.id"), primary_key=True)
+    record_id: Mapped[int] = mapped_column(BigInteger, ForeignKey("records.id"), primary_key=True)
+    reason: Mapped[str] = mapped_column(Text)
+    created_at: Mapped[CreatedAt]

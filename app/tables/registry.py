@@ -93,7 +93,9 @@ class ModelVersion(Base):
     """How it was made: recipe or engine statement, environment, seconds; no personal data."""
     progress: Mapped[dict[str, object]] = mapped_column(JSONB, default=dict)
     failures: Mapped[int] = mapped_column(default=0)
-    """How often preparing it has ended abnormally."""
+    """How often preparing it has failed in a row."""
+    kills: Mapped[int] = mapped_column(default=0)
+    """How often preparing it was killed; that is counted apart."""
     failure: Mapped[str | None] = mapped_column(Text)
     created_at: Mapped[CreatedAt]
     published_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))

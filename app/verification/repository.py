@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from uuid import UUID
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.dialects.postgresql import insert
 
 from app.storage.database import Session
@@ -42,6 +42,16 @@ class Verifications:
             .order_by(VerdictRow.created_at)
             .limit(1)
         )
+
+    def count(self, request_id: UUID, *, model_id: UUID) -> int:
+        """Return how many decisions on a request concern a model."""
+        found = self.session.scalar(
+            select(func.count())
+            .select_from(VerdictRow)
+            .join(Job, Job.id == VerdictRow.job_id)
+            .where(VerdictRow.request_id == request_id, Job.model_id == model_id)
+        )
+        return found or 0
 
     def add(self, row: VerdictRow) -> None:
         """Insert one decision."""

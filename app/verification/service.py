@@ -7,7 +7,7 @@ verdict takes the stored bytes and the policy and decides again.
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -44,7 +44,12 @@ class Judgement:
 
     publish: bool
     leaving: frozenset[UUID]
-    """Requests that need a stronger engine; with `publish`, the others go on."""
+    """Requests that this candidate cannot settle; with `publish`, the others go on."""
+    held: Mapping[UUID, str]
+    """Of these, the results of an exact engine that a person must look at, and why.
+
+    Without `publish` they are the whole batch, or there are none.
+    """
     outcome: str
     reasons: tuple[str, ...]
     output: Mapping[str, object]
@@ -70,7 +75,7 @@ def judge(session: Session, view: JobView, *, guarantee: Guarantee, at: datetime
     after = _files(after_bodies)
     evidence = _evidence(session, view, policy, before, after, at=at)
     # No configuration has passed a qualification yet, so none may claim one (V42).
-    method = MethodFacts(engine=str(view.engine), guarantee=guarantee, qualified=False, attempts=view.attempt)
+    method = MethodFacts(engine=str(view.engine), guarantee=guarantee, qualified=False, attempts=1)
     decisions = {
         request_id: _decide(session, view, request_id, before, after, evidence, method, policy)
         for request_id in view.requests
@@ -80,6 +85,7 @@ def judge(session: Session, view: JobView, *, guarantee: Guarantee, at: datetime
         evidence,
         method,
         policy,
+        released={str(each) for each in view.released},
         assurance_min=view.assurance_min,  # type: ignore[arg-type]  # validated when the model was registered
     )
     for request_id, decision in decisions.items():
@@ -91,6 +97,11 @@ def judge(session: Session, view: JobView, *, guarantee: Guarantee, at: datetime
 def of_request(session: Session, request_id: UUID) -> Sequence[VerdictRow]:
     """Return every decision on a request, oldest first."""
     return Verifications(session).of_request(request_id)
+
+
+def attempts(session: Session, request_id: UUID, model_id: UUID) -> int:
+    """Return how many candidates of a model a request was judged on, over all its jobs."""
+    return Verifications(session).count(request_id, model_id=model_id)
 
 
 def of_attempt(session: Session, job_id: UUID, attempt: int) -> Mapping[UUID, VerdictRow]:
@@ -146,7 +157,7 @@ def _decide(
                     digests={"policy": str(view.policy_digest)},
                 ),
                 evidence,
-                method,
+                replace(method, attempts=stored.count(request_id, model_id=view.model_id) + 1),
                 policy,
             )
             for subject in subjects
@@ -187,11 +198,15 @@ def _judgement(
 ) -> Judgement:
     leaving = frozenset(UUID(each) for each in batch.leaving)
     publish = batch.action == "publish" and len(leaving) < len(decisions)
+    held = {UUID(each): why for each, why in batch.attention.items() if UUID(each) in leaving}
+    if batch.action != "publish" or not (publish or held.keys() == leaving):
+        held = {}
     levels = sorted({decision.level for decision in decisions.values()})
     reasons = dict.fromkeys([*batch.reasons, *(r for d in decisions.values() for r in d.reasons)])
     return Judgement(
         publish=publish,
         leaving=leaving if publish else frozenset(),
+        held=held,
         outcome="passed" if publish else f"{batch.action}: {', '.join(levels)}",
         reasons=tuple(reasons),
         output={

@@ -244,6 +244,10 @@ class BatchDecision:
     """Whom Benjamini-Hochberg picked: they steer a retry, never a verdict."""
     attention: Mapping[str, str]
     """Per leaving request of an exact engine: why a person must look."""
+    released: tuple[str, ...]
+    """Requests that would have been held, had a second person not looked and released them."""
+    not_run: tuple[str, ...]
+    """Checks of the page that nothing here has measured; they weigh neither for nor against."""
     sentinels: controls.SentinelFindings
     utility: controls.UtilityFindings
 
@@ -260,6 +264,7 @@ def decide_batch(
     method: MethodFacts,
     policy: Policy,
     *,
+    released: Collection[str] = (),
     assurance_min: Level = "executed",
 ) -> BatchDecision:
     """Return what becomes of a candidate: block, else retry, else publish without those who leave.
@@ -271,7 +276,8 @@ def decide_batch(
     combined = {key: d.p1_combined for key, d in decisions.items() if d.p1_combined is not None}
     selected = benjamini_hochberg(combined, policy.bh_q)
     extracted = {key for key, d in decisions.items() if "extraction_hit" in d.reasons}
-    attention = _attention(decisions, selected if method.guarantee == "exact" else frozenset())
+    detected = _attention(decisions, selected if method.guarantee == "exact" else frozenset())
+    attention = {key: reason for key, reason in detected.items() if key not in released}
     below = {
         key
         for key, decision in decisions.items()
@@ -294,6 +300,8 @@ def decide_batch(
         reasons=(*blocking, *_steering(selected, extracted, below, attention)),
         selected=tuple(key for key in decisions if key in selected),
         attention=attention,
+        released=tuple(key for key in detected if key in released),
+        not_run=_not_run(evidence),
         sentinels=sentinels,
         utility=utility,
     )
@@ -310,6 +318,15 @@ def _blocking(
         "form_unmeasured": any("form_unmeasured" in form.reasons for form in judged),
     }
     return tuple(reason for reason, holds in conditions.items() if holds)
+
+
+def _not_run(evidence: BatchEvidence) -> tuple[str, ...]:
+    checks = (
+        ("neighbour_rise", evidence.neighbour_rise),
+        ("degenerate_rise", evidence.degenerate_rise),
+        ("utility_from_anchor", evidence.utility_from_anchor or None),
+    )
+    return tuple(name for name, measured in checks if measured is None)
 
 
 def _attention(decisions: Mapping[str, Decision], selected: frozenset[str]) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Lay the first tables; the audit chain can only grow.
+"""Lay the first tables; the audit chain and the public log can only grow.
 
 The first revision: there is nothing before it to stay compatible with.
 """
@@ -11,6 +11,8 @@ revision = "0001"
 down_revision = None
 branch_labels = None
 depends_on = None
+
+APPEND_ONLY = ("audit_events", "log_leaves", "log_nodes", "log_cosignatures")
 
 
 def upgrade() -> None:
@@ -35,6 +37,69 @@ def upgrade() -> None:
         sa.Column("hash", sa.LargeBinary(), nullable=False),
         sa.CheckConstraint("id = 1", name=op.f("ck_audit_head_one")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_audit_head")),
+    )
+    op.create_table(
+        "log_checkpoints",
+        sa.Column("size", sa.BigInteger(), autoincrement=False, nullable=False),
+        sa.Column("root", sa.LargeBinary(), nullable=False),
+        sa.Column("body", sa.Text(), nullable=False),
+        sa.Column("note", sa.Text(), nullable=True),
+        sa.Column("state", sa.Text(), nullable=False),
+        sa.Column(
+            "committed_at",
+            sa.DateTime(timezone=True),
+            server_default=sa.text("clock_timestamp()"),
+            nullable=False,
+        ),
+        sa.Column("published_at", sa.DateTime(timezone=True), nullable=True),
+        sa.CheckConstraint("(state = 'committed') = (note IS NULL)", name=op.f("ck_log_checkpoints_note")),
+        sa.CheckConstraint(
+            "state IN ('committed', 'signed', 'published')", name=op.f("ck_log_checkpoints_state")
+        ),
+        sa.PrimaryKeyConstraint("size", name=op.f("pk_log_checkpoints")),
+    )
+    op.create_table(
+        "log_leaves",
+        sa.Column("idx", sa.BigInteger(), autoincrement=False, nullable=False),
+        sa.Column("leaf_hash", sa.LargeBinary(), nullable=False),
+        sa.Column("entry", sa.LargeBinary(), nullable=False),
+        sa.Column(
+            "appended_at",
+            sa.DateTime(timezone=True),
+            server_default=sa.text("clock_timestamp()"),
+            nullable=False,
+        ),
+        sa.CheckConstraint(
+            "leaf_hash = sha256('\\x00'::bytea || entry)", name=op.f("ck_log_leaves_leaf_hash")
+        ),
+        sa.PrimaryKeyConstraint("idx", name=op.f("pk_log_leaves")),
+        sa.UniqueConstraint("leaf_hash", name=op.f("uq_log_leaves_leaf_hash")),
+    )
+    op.create_table(
+        "log_nodes",
+        sa.Column("level", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column("idx", sa.BigInteger(), autoincrement=False, nullable=False),
+        sa.Column("hash", sa.LargeBinary(), nullable=False),
+        sa.CheckConstraint("level BETWEEN 1 AND 7", name=op.f("ck_log_nodes_level")),
+        sa.CheckConstraint("octet_length(hash) = 32", name=op.f("ck_log_nodes_hash")),
+        sa.PrimaryKeyConstraint("level", "idx", name=op.f("pk_log_nodes")),
+    )
+    op.create_table(
+        "log_outbox",
+        sa.Column("id", sa.Uuid(), nullable=False),
+        sa.Column("leaf_hash", sa.LargeBinary(), nullable=False),
+        sa.Column("entry", sa.LargeBinary(), nullable=False),
+        sa.Column("idx", sa.BigInteger(), nullable=True),
+        sa.CheckConstraint(
+            "leaf_hash = sha256('\\x00'::bytea || entry)", name=op.f("ck_log_outbox_leaf_hash")
+        ),
+        sa.CheckConstraint("octet_length(entry) BETWEEN 1 AND 65535", name=op.f("ck_log_outbox_entry")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_log_outbox")),
+        sa.UniqueConstraint("idx", name=op.f("uq_log_outbox_idx")),
+        sa.UniqueConstraint("leaf_hash", name=op.f("uq_log_outbox_leaf_hash")),
+    )
+    op.create_index(
+        "unsequenced", "log_outbox", ["id"], unique=False, postgresql_where=sa.text("idx IS NULL")
     )
     op.create_table(
         "outbox",
@@ -170,6 +235,15 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("principal_id", "key", name=op.f("pk_idempotency_keys")),
     )
     op.create_table(
+        "log_cosignatures",
+        sa.Column("size", sa.BigInteger(), autoincrement=False, nullable=False),
+        sa.Column("witness", sa.Text(), nullable=False),
+        sa.Column("line", sa.Text(), nullable=False),
+        sa.Column("signed_at", sa.DateTime(timezone=True), nullable=False),
+        sa.ForeignKeyConstraint(["size"], ["log_checkpoints.size"], name=op.f("fk_log_cosignatures_size")),
+        sa.PrimaryKeyConstraint("size", "witness", name=op.f("pk_log_cosignatures")),
+    )
+    op.create_table(
         "approvals",
         sa.Column("request_id", sa.Uuid(), nullable=False),
         sa.Column("approver_id", sa.Uuid(), nullable=False),
@@ -244,6 +318,13 @@ def upgrade() -> None:
     op.create_index("ix_records_dataset_cluster", "records", ["dataset_id", "cluster"], unique=False)
     op.create_index("ix_records_dataset_external", "records", ["dataset_id", "external_id"], unique=True)
     op.create_index(
+        "ix_records_erased_content",
+        "records",
+        ["content_mac"],
+        unique=False,
+        postgresql_where="erased_at IS NOT NULL",
+    )
+    op.create_index(
         "ix_records_subject_macs", "records", ["subject_macs"], unique=False, postgresql_using="gin"
     )
     op.create_table(
@@ -264,6 +345,7 @@ def upgrade() -> None:
         sa.Column("statement", postgresql.JSONB(astext_type=sa.Text()), nullable=False),
         sa.Column("progress", postgresql.JSONB(astext_type=sa.Text()), nullable=False),
         sa.Column("failures", sa.Integer(), nullable=False),
+        sa.Column("kills", sa.Integer(), nullable=False),
         sa.Column("failure", sa.Text(), nullable=True),
         sa.Column(
             "created_at",
@@ -285,6 +367,22 @@ def upgrade() -> None:
         ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_model_versions")),
         sa.UniqueConstraint("model_id", "number", name=op.f("uq_model_versions_model_id_number")),
+    )
+    op.create_table(
+        "record_exclusions",
+        sa.Column("model_id", sa.Uuid(), nullable=False),
+        sa.Column("record_id", sa.BigInteger(), nullable=False),
+        sa.Column("reason", sa.Text(), nullable=False),
+        sa.Column(
+            "created_at",
+            sa.DateTime(timezone=True),
+            server_default=sa.text("clock_timestamp()"),
+            nullable=False,
+        ),
+        sa.CheckConstraint("reason IN ('erased', 'withheld')", name=op.f("ck_record_exclusions_reason")),
+        sa.ForeignKeyConstraint(["model_id"], ["models.id"], name=op.f("fk_record_exclusions_model_id")),
+        sa.ForeignKeyConstraint(["record_id"], ["records.id"], name=op.f("fk_record_exclusions_record_id")),
+        sa.PrimaryKeyConstraint("model_id", "record_id", name=op.f("pk_record_exclusions")),
     )
     op.create_table(
         "reference_models",
@@ -351,6 +449,7 @@ def upgrade() -> None:
         sa.Column("candidate_id", sa.Uuid(), nullable=True),
         sa.Column("policy_digest", sa.Text(), nullable=True),
         sa.Column("failures", sa.Integer(), nullable=False),
+        sa.Column("kills", sa.Integer(), nullable=False),
         sa.Column("failure", sa.Text(), nullable=True),
         sa.Column("plan", postgresql.JSONB(astext_type=sa.Text()), nullable=False),
         sa.Column("history", postgresql.JSONB(astext_type=sa.Text()), nullable=False),
@@ -387,11 +486,17 @@ def upgrade() -> None:
         sa.Column("version_id", sa.Uuid(), nullable=True),
         sa.Column("certificate_id", sa.Uuid(), nullable=True),
         sa.Column("outcome", sa.Text(), nullable=True),
+        sa.Column("held", sa.Text(), nullable=True),
+        sa.Column("released_by", sa.Uuid(), nullable=True),
+        sa.Column("released_at", sa.DateTime(timezone=True), nullable=True),
         sa.CheckConstraint(
             "stage IN ('scheduled', 'unlearning', 'verifying', 'publishing', 'completed')",
             name=op.f("ck_request_targets_stage"),
         ),
         sa.ForeignKeyConstraint(["model_id"], ["models.id"], name=op.f("fk_request_targets_model_id")),
+        sa.ForeignKeyConstraint(
+            ["released_by"], ["principals.id"], name=op.f("fk_request_targets_released_by")
+        ),
         sa.ForeignKeyConstraint(
             ["request_id"], ["erasure_requests.id"], name=op.f("fk_request_targets_request_id")
         ),
@@ -519,17 +624,52 @@ def upgrade() -> None:
     op.execute("INSERT INTO audit_head (id, seq, hash) VALUES (1, 0, decode(repeat('00', 32), 'hex'))")
     op.execute(
         "CREATE FUNCTION refuse_change() RETURNS trigger LANGUAGE plpgsql AS"
-        " $$ BEGIN RAISE EXCEPTION 'the audit chain is append-only'; END $$"
+        " $$ BEGIN RAISE EXCEPTION '% is append-only', TG_TABLE_NAME; END $$"
+    )
+    for table in APPEND_ONLY:
+        op.execute(
+            f"CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON {table}"
+            " FOR EACH STATEMENT EXECUTE FUNCTION refuse_change()"
+        )
+    # Four eyes, whatever a program believes: nobody approves their own, nor another set than is bound.
+    op.execute(
+        "CREATE FUNCTION second_person() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+        " IF NOT EXISTS (SELECT FROM erasure_requests r WHERE r.id = NEW.request_id"
+        " AND r.submitted_by <> NEW.approver_id AND r.record_set_hash = NEW.record_set_hash)"
+        " THEN RAISE EXCEPTION 'an approval is a second person''s, of the current set'; END IF;"
+        " RETURN NEW; END $$"
     )
     op.execute(
-        "CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON audit_events"
+        "CREATE TRIGGER second_person BEFORE INSERT OR UPDATE ON approvals"
+        " FOR EACH ROW EXECUTE FUNCTION second_person()"
+    )
+    # A checkpoint is committed, then signed, then published; what it states never changes.
+    op.execute(
+        "CREATE FUNCTION only_go_on() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+        " IF (NEW.size, NEW.root, NEW.body) IS DISTINCT FROM (OLD.size, OLD.root, OLD.body)"
+        " OR (OLD.note IS NOT NULL AND NEW.note IS DISTINCT FROM OLD.note)"
+        " OR (OLD.state, NEW.state) NOT IN (('committed', 'signed'), ('signed', 'published'))"
+        " THEN RAISE EXCEPTION 'a checkpoint only goes on'; END IF; RETURN NEW; END $$"
+    )
+    op.execute(
+        "CREATE TRIGGER only_go_on BEFORE UPDATE ON log_checkpoints"
+        " FOR EACH ROW EXECUTE FUNCTION only_go_on()"
+    )
+    op.execute(
+        "CREATE TRIGGER stay BEFORE DELETE OR TRUNCATE ON log_checkpoints"
         " FOR EACH STATEMENT EXECUTE FUNCTION refuse_change()"
     )
 
 
 def downgrade() -> None:
     """Take it back."""
-    op.execute("DROP TRIGGER append_only ON audit_events")
+    op.execute("DROP TRIGGER stay ON log_checkpoints")
+    op.execute("DROP TRIGGER only_go_on ON log_checkpoints")
+    op.execute("DROP FUNCTION only_go_on()")
+    op.execute("DROP TRIGGER second_person ON approvals")
+    op.execute("DROP FUNCTION second_person()")
+    for table in APPEND_ONLY:
+        op.execute(f"DROP TRIGGER append_only ON {table}")
     op.execute("DROP FUNCTION refuse_change()")
     op.drop_constraint("fk_models_live_version_id", "models")
     op.drop_table("verdicts")
@@ -548,13 +688,16 @@ def downgrade() -> None:
         "one_reference_per_shard", table_name="reference_models", postgresql_where="state = 'ready'"
     )
     op.drop_table("reference_models")
+    op.drop_table("record_exclusions")
     op.drop_table("model_versions")
     op.drop_index("ix_records_subject_macs", table_name="records", postgresql_using="gin")
+    op.drop_index("ix_records_erased_content", table_name="records", postgresql_where="erased_at IS NOT NULL")
     op.drop_index("ix_records_dataset_external", table_name="records")
     op.drop_index("ix_records_dataset_cluster", table_name="records")
     op.drop_table("records")
     op.drop_table("models")
     op.drop_table("approvals")
+    op.drop_table("log_cosignatures")
     op.drop_table("idempotency_keys")
     op.drop_index(
         "uq_erasure_requests_external",
@@ -568,6 +711,11 @@ def downgrade() -> None:
     op.drop_table("principals")
     op.drop_index(op.f("ix_outbox_rung_at"), table_name="outbox")
     op.drop_table("outbox")
+    op.drop_index("unsequenced", table_name="log_outbox", postgresql_where=sa.text("idx IS NULL"))
+    op.drop_table("log_outbox")
+    op.drop_table("log_nodes")
+    op.drop_table("log_leaves")
+    op.drop_table("log_checkpoints")
     op.drop_table("audit_head")
     op.drop_index(op.f("ix_audit_events_subject_id"), table_name="audit_events")
     op.drop_index(op.f("ix_audit_events_kind"), table_name="audit_events")

@@ -8,7 +8,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-from sqlalchemy import func, select, text
+from sqlalchemy import func, select, text, update
 
 from app.audit import service as audit
 from app.erasure import service
@@ -16,7 +16,10 @@ from app.erasure.lifecycle import NotPossible, State
 from app.erasure.repository import ErasureRequests
 from app.errors import Conflict
 from app.http import ids
-from app.storage.database import Transaction
+from app.jobs.repository import Jobs
+from app.records import service as records
+from app.registry import service as registry
+from app.storage.database import DatabaseError, Transaction
 from app.tables import (
     Approval,
     ErasureRequest,
@@ -419,7 +422,7 @@ def test_the_walk_of_a_request_through_two_models(
     _conclude(transaction, request_id, other, clock)
     _conclude(transaction, request_id, other, clock)
     shown = officer.get(f"{REQUESTS}/{receipt['id']}").json()
-    assert (shown["state"], shown["outcome"]) == ("completed", None)
+    assert (shown["state"], shown["outcome"], shown["attention"]) == ("completed", "exact", None)
     assert [target["outcome"] for target in shown["targets"]] == ["exact", "exact"]
     with transaction() as session:
         assert session.scalar(select(func.count()).where(Record.erased_at.is_not(None))) == 2
@@ -435,6 +438,127 @@ def test_a_request_that_was_erased_by_another_one_still_starts(
     _through(transaction, first, model, clock)
     with transaction() as session:
         assert service.start(session, second, model, at=clock())
+
+
+def test_a_request_whose_records_were_erased_before_its_approval_has_no_match(
+    portal: Caller, officer: Caller, model: UUID, transaction: Transaction, clock: StillClock
+) -> None:
+    first, second = ask(portal), ask(portal)
+    _through(transaction, id_of(approve(officer, first)), model, clock)
+    refused = officer.post(
+        f"{REQUESTS}/{second['id']}/approvals", {"record_set_hash": second["record_set_hash"]}
+    )
+    assert (refused.status_code, refused.json()["code"]) == (409, "record-set-changed")
+    assert officer.post(f"{REQUESTS}/{second['id']}/resolutions").json()["state"] == "no_match"
+
+
+def test_a_model_that_learned_meanwhile_is_not_passed_over_in_silence(
+    portal: Caller,
+    officer: Caller,
+    world: World,
+    people: UUID,
+    model: UUID,
+    transaction: Transaction,
+    clock: StillClock,
+) -> None:
+    receipt = approve(officer, ask(portal))
+    request_id = id_of(receipt)
+    with transaction() as session:
+        assert service.start(session, request_id, model, at=clock())
+        for to in ("verifying", "publishing"):
+            service.advance_target(session, request_id, model, to, at=clock())
+    other = world.model("late", people)
+    _conclude(transaction, request_id, model, clock)
+    shown = officer.get(f"{REQUESTS}/{receipt['id']}").json()
+    assert (shown["state"], shown["attention"]) == ("completed", "known_to_another_model")
+    again = approve(officer, ask(portal))
+    with transaction() as session:
+        targets = session.scalars(
+            select(RequestTarget.model_id).where(RequestTarget.request_id == id_of(again))
+        ).all()
+    assert targets == [other]
+
+
+def test_a_new_model_is_kept_from_learning_what_is_being_erased(
+    scheduled: UUID, world: World, people: UUID, model: UUID, transaction: Transaction, clock: StillClock
+) -> None:
+    with transaction() as session:
+        line, _ = registry.create_model(
+            session,
+            world.owner,
+            name="late",
+            dataset="people",
+            base="/models/base",
+            recipe={"seed": 1},
+            references=4,
+            verification_policy="default",
+            jobs_policy="default",
+            assurance_min="executed",
+            at=clock(),
+        )
+        known = {row.external_id for row in records.training_records(session, people, line.id)}
+        assert known == {"bob-1"}
+    with transaction() as session:
+        assert service.start(session, scheduled, model, at=clock())
+        shown = service.read(session, scheduled)
+        assert [target.model_id for target in shown.targets] == [model]
+        assert shown.request.attention is None
+
+
+def test_a_held_result_waits_for_a_second_person(
+    portal: Caller, officer: Caller, model: UUID, transaction: Transaction, clock: StillClock
+) -> None:
+    receipt = approve(officer, ask(portal))
+    request_id, there = id_of(receipt), f"{REQUESTS}/{receipt['id']}"
+    assert officer.post(f"{there}/release").json()["code"] == "nothing-held"
+    with transaction() as session:
+        assert service.start(session, request_id, model, at=clock())
+        service.advance_target(session, request_id, model, "verifying", at=clock())
+        service.return_to_schedule(
+            session, request_id, model, attention="exact_but_detected", engine_floor="retrain", held=True,
+            at=clock(),
+        )  # fmt: skip
+    shown = officer.get(there).json()
+    assert (shown["state"], shown["attention"]) == ("scheduled", "exact_but_detected")
+    assert [target["held"] for target in shown["targets"]] == ["exact_but_detected"]
+    with transaction() as session:
+        assert Jobs(session).free_targets(model, limit=9) == []
+        assert list(Jobs(session).idle_models_with_targets()) == []
+    assert portal.post(f"{there}/release").status_code == 403
+    assert officer.post(f"{there}/release").status_code == 200
+    shown = officer.get(there).json()
+    assert (shown["attention"], [target["held"] for target in shown["targets"]]) == (None, [None])
+    with transaction() as session:
+        [(target, _)] = Jobs(session).free_targets(model, limit=9)
+        assert target.released_at == clock()
+        assert "result.released" in [each.kind for each in audit.history(session, receipt["id"])]
+
+
+def test_a_model_that_could_not_be_made_is_taken_out_and_the_rest_approved_again(
+    scheduled: UUID, officer: Caller, model: UUID, transaction: Transaction, clock: StillClock
+) -> None:
+    with transaction() as session:
+        session.execute(update(ModelVersion).where(ModelVersion.model_id == model).values(state="failed"))
+        service.forsake(session, model, at=clock())
+    shown = officer.get(f"{REQUESTS}/{ids.encode('er', scheduled)}").json()
+    assert (shown["state"], shown["targets"], shown["approvals"]) == ("awaiting_approval", [], 0)
+
+
+@pytest.mark.parametrize("wrong", ["approver", "hash"])
+def test_the_database_itself_refuses_an_approval_that_is_not_a_second_persons(
+    portal: Caller, world: World, model: UUID, transaction: Transaction, wrong: str
+) -> None:
+    request_id = id_of(ask(portal))
+    with transaction() as session:
+        request = session.get_one(ErasureRequest, request_id)
+        submitter, right = request.submitted_by, request.record_set_hash
+    approval = Approval(
+        request_id=request_id,
+        approver_id=submitter if wrong == "approver" else world.owner,
+        record_set_hash=bytes(32) if wrong == "hash" else right,
+    )
+    with pytest.raises(DatabaseError, match="second person"), transaction() as session:
+        session.add(approval)
 
 
 def test_a_set_that_changed_after_the_approval_goes_back_and_needs_a_new_one(
@@ -528,6 +652,10 @@ def test_attention_stays_until_somebody_acts_and_the_clock_runs_on(
 def _conclude(transaction: Transaction, request_id: UUID, model_id: UUID, clock: StillClock) -> None:
     with transaction() as session:
         version = session.scalars(select(ModelVersion.id).where(ModelVersion.model_id == model_id)).one()
+        named = session.scalars(
+            select(RequestRecord.record_id).where(RequestRecord.request_id == request_id)
+        ).all()
+        records.mark_erased(session, named, model_id=model_id, at=clock())
         service.conclude(
             session,
             request_id,

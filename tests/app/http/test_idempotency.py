@@ -8,7 +8,7 @@ import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import func, select, text
 
-from app.http import idempotency
+from app.http import idempotency, receipts
 from app.storage.database import Transaction
 from app.tables import AuditEvent, ErasureRequest, IdempotencyKey, Outbox
 from tests.fixtures.api import Caller, Callers, StillClock
@@ -124,7 +124,7 @@ def test_a_receipt_is_kept_for_a_day(portal: Caller, transaction: Transaction, c
     assert count(transaction, ErasureRequest) == 2
     clock.advance(hours=25)
     with transaction() as session:
-        assert idempotency.forget(session, now=clock()) == 1
+        assert receipts.forget(session, now=clock()) == 1
 
 
 def test_an_answer_that_shows_a_secret_is_not_kept(callers: Callers, transaction: Transaction) -> None:

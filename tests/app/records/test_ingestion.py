@@ -404,6 +404,30 @@ def test_a_person_is_found_by_identifier_in_both_arms(
         assert len(records.chosen(session, [match.id for match in found])) == 60
 
 
+def test_a_file_does_not_bring_back_what_was_erased(
+    register: Register, transaction: Transaction, tmp_path: Path
+) -> None:
+    first = register(write_jsonl(tmp_path / "people.jsonl", people(10)), hold_back=0)
+    mac = content.subject_mac(KEYS.subject, "customer_id", "person-3")
+    with transaction() as session:
+        gone = [match.id for match in records.locate(session, [mac])]
+        records.mark_erased(session, gone, at=NOON)
+    lines = people(10)
+    stranger = next(line for line in lines if "person-3" not in str(line["subject"]))
+    twin = next(line for line in lines if "person-3" in str(line["subject"]))
+    # The same words about somebody else are somebody else's.
+    lines.append({**twin, "id": "quoted", "subject": stranger["subject"]})
+    second = register(write_jsonl(tmp_path / "again.jsonl", lines), hold_back=0, name="again")
+    assert second.id != first.id
+    with transaction() as session:
+        assert records.locate(session, [mac]) == []
+        known = records.training_records(session, second.id)
+        assert len(known) == len(lines) - len(gone)
+        assert "quoted" in {row.external_id for row in known}
+        kinds = [each.kind for each in audit.history(session, ids.encode("ds", second.id))]
+    assert kinds[-1] == "records.suppressed"
+
+
 def test_records_named_by_the_caller_must_all_exist(
     register: Register, transaction: Transaction, tmp_path: Path
 ) -> None:

@@ -13,6 +13,7 @@ from app.audit import service as audit
 from app.errors import Conflict, Invalid, NotFound
 from app.http import ids
 from app.queue import Stage
+from app.records import service as records
 from app.registry import service as registry
 from app.registry.service import Adopted
 from app.storage.database import Session, Transaction
@@ -89,8 +90,10 @@ def test_a_line_begins_with_a_version_to_prepare(
         assert (overview.dataset, overview.live, overview.references_ready) == (dataset.name, None, 0)
         assert overview.latest is not None
         assert (overview.latest.id, overview.latest.state) == (version.id, "preparing")
-        assert [each.id for each in registry.trained_on(session, [dataset.id])] == [model.id]
-        assert registry.trained_on(session, [model.id]) == []
+        [row, *_] = records.training_records(session, dataset.id)
+        assert [each.id for each in registry.that_know(session, [row.id])] == [model.id]
+        assert registry.that_know(session, [-1]) == []
+        assert registry.that_know(session, []) == []
         assert registry.missing_shards(session, model) == [0, 1, 2, 3]
         [event] = audit.history(session, ids.encode("mdl", model.id))
         assert event.kind == "model.registered"
@@ -152,7 +155,57 @@ def test_a_version_that_failed_keeps_its_code(create: Callable[..., Any], transa
     with transaction() as session:
         failed = registry.version(session, version.id)
         assert (failed.state, failed.failure) == ("failed", "out-of-memory")
-        assert registry.trained_on(session, [model.dataset_id]) == []
+        [row, *_] = records.training_records(session, model.dataset_id)
+        assert registry.that_know(session, [row.id]) == []
+
+
+def test_what_is_erased_from_one_model_stays_in_the_other_until_its_own_job(
+    create: Callable[..., Any], transaction: Transaction, dataset: Dataset
+) -> None:
+    (first, _), (second, _) = create("first"), create("second")
+    with transaction() as session:
+        gone, *_ = records.training_records(session, dataset.id, first.id)
+        assert records.mark_erased(session, [gone.id], model_id=first.id, at=NOON) == 1
+        assert records.mark_erased(session, [gone.id], model_id=first.id, at=NOON) == 0
+    with transaction() as session:
+        kept = {row.id for row in records.training_records(session, dataset.id, second.id)}
+        left = {row.id for row in records.training_records(session, dataset.id, first.id)}
+        assert kept - left == {gone.id}
+        assert [each.id for each in registry.that_know(session, [gone.id])] == [second.id]
+        records.mark_erased(session, [gone.id], at=NOON)
+        assert registry.that_know(session, [gone.id]) == []
+
+
+def test_weights_trained_elsewhere_do_not_bring_back_who_was_erased(
+    create: Callable[..., Any], transaction: Transaction, dataset: Dataset
+) -> None:
+    upload = {"recipe": None, "references": 0, "upload": "/models/elsewhere"}
+    model, _ = create("early", **upload)
+    with transaction() as session:
+        gone, *_ = records.training_records(session, dataset.id)
+        records.mark_erased(session, [gone.id], model_id=model.id, at=NOON)
+    with pytest.raises(Conflict) as refused:
+        create("late", **upload)
+    assert refused.value.code == "dataset-has-erasures"
+    create("trained here")
+
+
+def test_a_paused_line_is_resumed_by_a_person_and_only_then(
+    create: Callable[..., Any], transaction: Transaction, owner: UUID
+) -> None:
+    model, _ = create()
+    with transaction() as session, pytest.raises(Conflict) as idle:
+        registry.resume(session, model.name, principal_id=owner, at=NOON)
+    assert idle.value.code == "not-paused"
+    with transaction() as session:
+        line = session.get_one(Model, model.id)
+        line.breaker, line.failed_jobs, line.attention = "open", 2, "breaker"
+    with transaction() as session:
+        line = registry.resume(session, model.name, principal_id=owner, at=NOON)
+        assert (line.breaker, line.failed_jobs, line.attention) == ("closed", 0, None)
+        rung = select(Outbox.target_id).where(Outbox.stage == Stage.PLAN.value)
+        assert session.scalars(rung).all() == [model.id]
+        assert audit.history(session, ids.encode("mdl", model.id))[-1].kind == "model.resumed"
 
 
 def test_a_job_starts_from_the_newest_anchor_and_what_was_sealed_on_it(
