@@ -13,6 +13,7 @@ from app.http import receipts
 from app.jobs import service as jobs
 from app.queue import Stage
 from app.registry import service as registry
+from app.registry import weights
 from app.serving import service as serving
 from workers.context import Context
 
@@ -49,7 +50,7 @@ def destroy_condemned(context: Context) -> int:
         doomed = registry.doomed(session)
         manifests, deltas = registry.manifests_in_use(session), registry.deltas_in_use(session)
     for gone in doomed:
-        registry.destroy(context.objects, gone, manifests_kept=manifests, deltas_kept=deltas)
+        weights.destroy(context.objects, gone, manifests_kept=manifests, deltas_kept=deltas)
         with context.transaction() as session:
             registry.record_destroyed(session, gone, at=context.clock())
     return len(doomed)

@@ -18,6 +18,7 @@ from app.jobs import service as jobs
 from app.jobs.service import JobView
 from app.records.reading import RecordRow
 from app.registry import service as registry
+from app.registry import weights
 from app.signing import canonical
 from app.storage import locations
 from app.storage.database import DatabaseError, Session
@@ -199,7 +200,7 @@ def _base(context: Context, model: Model, *, epoch: int, work: Path) -> Path:
     """Return the base's directory; copied into the store first, so that a replay has the same bytes."""
     manifest = model.base_manifest
     if manifest is None:
-        manifest = registry.keep_base(context.objects, locations.copied(model.base_uri, work / "fetched"))
+        manifest = weights.keep_base(context.objects, locations.copied(model.base_uri, work / "fetched"))
         with context.transaction() as session:
             jobs.hold(session, model.id, epoch=epoch).base_manifest = manifest
     return _staged(context, manifest, work / "base")

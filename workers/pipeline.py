@@ -40,6 +40,7 @@ from app.records import service as records
 from app.records.content import canonical
 from app.records.reading import DatasetChanged, RecordRow
 from app.registry import service as registry
+from app.registry import weights
 from app.serving import service as serving
 from app.storage import locations
 from app.storage.database import DatabaseAway, Session
@@ -156,7 +157,7 @@ def unlearn(job_id: UUID, epoch: int, context: Context) -> None:
         _refused(context, view, outcome, seconds)
         return
     _agree(str(view.engine), outcome)
-    made = registry.adopt(context.objects, out / "model")
+    made = weights.adopt(context.objects, out / "model")
     delta = out / "delta.safetensors"
     sealed_delta = context.objects.put_file(delta) if delta.exists() else None
     statement = {**outcome.body, "given": orders.given(view, line_up, model, anchor)}
@@ -369,7 +370,7 @@ def _record_trained(
     epoch: int,
 ) -> None:
     """Store what a training run made: the version, or one reference with what it saw."""
-    made = registry.adopt(context.objects, spec.out / "model")
+    made = weights.adopt(context.objects, spec.out / "model")
     body = json.loads((spec.out / "outcome.json").read_bytes())
     with context.transaction() as session:
         jobs.prepared(session, version.id, epoch=epoch)
@@ -394,7 +395,7 @@ def _record_trained(
 def _record_upload(context: Context, version: ModelVersion, *, epoch: int, work: Path) -> None:
     """Take weights that were trained elsewhere into the store."""
     source = locations.copied(str(version.statement["upload"]), work / "upload")
-    made = registry.adopt(context.objects, source)
+    made = weights.adopt(context.objects, source)
     with context.transaction() as session:
         jobs.prepared(session, version.id, epoch=epoch)
         registry.register_version(session, version.id, made, statement={}, at=context.clock())

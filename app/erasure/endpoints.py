@@ -15,8 +15,8 @@ from app.auth.dependencies import (
 from app.erasure import schemas, service
 from app.erasure.calendars import Calendar
 from app.erasure.lifecycle import State
+from app.erasure.matching import Identifier, NamedRecords
 from app.erasure.schemas import ApprovalIn, ErasureRequestCreate, Receipt, RejectionIn, RequestOut
-from app.erasure.service import Identifier, NamedRecords
 from app.errors import Conflict, Forbidden, Invalid, NotFound, Unavailable
 from app.http import pagination
 from app.http.dependencies import KeyringDep, NowDep, SessionDep

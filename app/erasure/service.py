@@ -1,7 +1,7 @@
 """What can be done to a request: receive, resolve, approve, withdraw, reject, and what jobs do to it.
 
-Identifiers become keyed hashes in the first line that sees them. Verbs that change a request lock it
-first, so two of them never decide on the same past; the audit chain comes last (`app.audit`).
+Verbs that change a request lock it first, so two of them never decide on the same past; the audit
+chain comes last (`app.audit`). What a request concerns: `matching`.
 """
 
 from collections.abc import Collection, Sequence
@@ -13,7 +13,7 @@ from app import failpoints, queue
 from app.audit import events
 from app.audit import service as audit
 from app.audit.service import Entry
-from app.erasure import deadlines
+from app.erasure import deadlines, matching
 from app.erasure.calendars import Calendar
 from app.erasure.lifecycle import (
     ENDS,
@@ -26,48 +26,17 @@ from app.erasure.lifecycle import (
     earliest,
     weakest,
 )
+from app.erasure.matching import Identifier, NamedRecords, RecordSet
 from app.erasure.repository import ErasureRequests
-from app.errors import Conflict, Forbidden, Invalid, NotFound
+from app.errors import Conflict, Forbidden, NotFound
 from app.http import ids
 from app.queue import Stage
-from app.records import content
 from app.records import service as records
 from app.registry import service as registry
 from app.storage.database import Session, after_commit
 from app.tables import ErasureRequest, RequestTarget
 
 NOT_TRAINED = "not_trained"
-TRAINED_ARM = "train"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Identifier:
-    """What a person is known by, as the caller gave it; it lives as long as the call."""
-
-    type: str
-    value: str
-
-    def __repr__(self) -> str:
-        """Show the kind alone."""
-        return f"Identifier(type={self.type!r})"
-
-
-@dataclass(frozen=True, kw_only=True)
-class NamedRecords:
-    """Records by the ids that their dataset gives them."""
-
-    dataset: str
-    """Its name or its public id."""
-    external_ids: Sequence[str]
-
-
-@dataclass(frozen=True, kw_only=True)
-class RecordSet:
-    """What a request concerns, and the hash that stands for exactly this."""
-
-    records: tuple[tuple[int, UUID], ...]
-    models: tuple[UUID, ...]
-    hash: bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +71,7 @@ def receive(
     received_at: datetime,
 ) -> View:
     """Receive a data subject's request to be forgotten (GDPR Art. 17), and find what it concerns."""
-    macs = _macs(subject_key, identifiers)
+    macs = matching.macs(subject_key, identifiers)
     requests = ErasureRequests(session)
     if external_ref is not None and requests.by_external_ref(submitted_by, external_ref):
         raise Conflict("a request of yours has this reference", code="external-ref-used")
@@ -128,7 +97,7 @@ def receive(
     )
     failpoints.reach("intake.received")
     if named is not None:
-        requests.name_records(request.id, _named(session, named))
+        requests.name_records(request.id, matching.named(session, named))
     _move(session, request, State.TRIAGE, at=received_at)
     _locate(session, request, at=received_at)
     failpoints.reach("intake.located")
@@ -165,7 +134,7 @@ def approve(
         raise Conflict(f"the request is {request.state}", code="not-possible-now")
     if record_set_hash != request.record_set_hash:
         raise Conflict("this is not the hash of the request's records", code="record-set-stale")
-    current = _record_set(session, request)
+    current = matching.record_set(session, request)
     if current.hash != request.record_set_hash:
         raise Conflict("records or models were added; resolve the request again", code="record-set-changed")
     requests = ErasureRequests(session)
@@ -213,7 +182,7 @@ def release(session: Session, request_id: UUID, *, principal_id: UUID, person: b
     held = [each for each in ErasureRequests(session).targets([request.id]) if each.held is not None]
     if not held:
         raise Conflict("no result of this request is held", code="nothing-held")
-    if _record_set(session, request).hash != request.record_set_hash:
+    if matching.record_set(session, request).hash != request.record_set_hash:
         raise Conflict(
             "records or models were added; that may be why it was detected", code="record-set-changed"
         )
@@ -292,7 +261,7 @@ def start(session: Session, request_id: UUID, model_id: UUID, *, at: datetime) -
     target = next((each for each in targets if each.model_id == model_id), None)
     if request.state in ENDS or target is None or target.stage != State.SCHEDULED:
         return False
-    if _record_set(session, request).hash != request.record_set_hash:
+    if matching.record_set(session, request).hash != request.record_set_hash:
         if not begun(State(each.stage) for each in targets):
             _search_again(session, request, targets, at=at)
             return False
@@ -377,36 +346,10 @@ def raise_attention(session: Session, request_id: UUID, reason: str, *, at: date
 # Steps -------------------------------------------------------------------------------------------
 
 
-def _macs(key: bytes, identifiers: Sequence[Identifier]) -> list[bytes]:
-    macs = []
-    for index, identifier in enumerate(identifiers):
-        try:
-            macs.append(content.subject_mac(key, identifier.type, identifier.value))
-        except Invalid as error:
-            raise Invalid(
-                "an identifier cannot be read", errors=[(f"/subject/{index}/value", error.code)]
-            ) from None
-    return sorted(set(macs))
-
-
-def _named(session: Session, named: NamedRecords) -> list[int]:
-    """Return the rows of records that a caller named; what is unknown is told by its position."""
-    try:
-        dataset = (
-            records.read(session, ids.decode("ds", named.dataset))
-            if named.dataset.startswith("ds_")
-            else records.named(session, named.dataset)
-        )
-    except NotFound:
-        raise Invalid("there is no such dataset", errors=[("/records/dataset", "unknown")]) from None
-    found = records.locate_named(session, dataset.id, named.external_ids)
-    return [match.id for match in found]
-
-
 def _locate(session: Session, request: ErasureRequest, *, at: datetime) -> None:
     """Find and bind what the request concerns; leave it in triage where we could not look."""
     requests = ErasureRequests(session)
-    current = _record_set(session, request)
+    current = matching.record_set(session, request)
     known = {row.id for row in requests.records(request.id)}
     requests.name_records(request.id, [id_ for id_, _ in current.records if id_ not in known])
     requests.void_approvals(request.id)
@@ -433,35 +376,6 @@ def _search_again(
     ErasureRequests(session).drop_targets(targets)
     _move(session, request, State.TRIAGE, at=at)
     _locate(session, request, at=at)
-
-
-def _record_set(session: Session, request: ErasureRequest) -> RecordSet:
-    """Return what the request concerns now: what it named before, and what its person has since got.
-
-    What was approved stays in it: another request may have erased the same records meanwhile, and
-    this one is still owed its own answer.
-    """
-    requests = ErasureRequests(session)
-    approved = [target.model_id for target in requests.targets([request.id])]
-    rows = {
-        row.id: (row.dataset_id, row.arm)
-        for row in requests.records(request.id)
-        if approved or row.erased_at is None
-    }
-    rows |= {
-        match.id: (match.dataset_id, match.arm)
-        for match in records.locate(session, [bytes(mac) for mac in request.subject_macs])
-    }
-    learned = [id_ for id_, (_, arm) in rows.items() if arm == TRAINED_ARM]
-    models = sorted({*approved, *(model.id for model in registry.that_know(session, learned))})
-    return RecordSet(
-        records=tuple((id_, dataset_id) for id_, (dataset_id, _) in sorted(rows.items())),
-        models=tuple(models),
-        hash=content.record_set_hash(
-            [ids.encode("mdl", model_id) for model_id in models],
-            [(ids.encode("ds", dataset_id), f"rec_{id_}", "erase") for id_, (dataset_id, _) in rows.items()],
-        ),
-    )
 
 
 def _schedule(session: Session, request: ErasureRequest, current: RecordSet, *, at: datetime) -> None:

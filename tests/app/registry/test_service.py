@@ -15,7 +15,7 @@ from app.http import ids
 from app.queue import Stage
 from app.records import service as records
 from app.registry import service as registry
-from app.registry.service import Adopted
+from app.registry.weights import Adopted, adopt, destroy, keep_base
 from app.storage.database import Session, Transaction
 from app.storage.objects import LocalStore
 from app.tables import Dataset, Model, ModelVersion, Outbox
@@ -259,10 +259,10 @@ def test_weights_are_adopted_and_destroyed_but_not_what_others_need(
     create: Callable[..., Any], transaction: Transaction, store: LocalStore, tmp_path: Path
 ) -> None:
     model, version = create()
-    first = registry.adopt(store, weights(tmp_path / "one", 1))
-    second = registry.adopt(store, weights(tmp_path / "two", 2))
+    first = adopt(store, weights(tmp_path / "one", 1))
+    second = adopt(store, weights(tmp_path / "two", 2))
     assert first.tensor_root != second.tensor_root
-    assert registry.adopt(store, tmp_path / "one") == first
+    assert adopt(store, tmp_path / "one") == first
     delta = store.put_bytes(b"delta")
     with transaction() as session:
         registry.register_version(session, version.id, first, statement={}, at=NOON)
@@ -286,9 +286,9 @@ def test_weights_are_adopted_and_destroyed_but_not_what_others_need(
         [gone] = registry.doomed(session)
         kept = registry.manifests_in_use(session), registry.deltas_in_use(session)
     assert (gone.manifest, gone.delta) == (second.manifest, delta)
-    removed = registry.destroy(store, gone, manifests_kept=kept[0], deltas_kept=kept[1])
+    removed = destroy(store, gone, manifests_kept=kept[0], deltas_kept=kept[1])
     assert removed == 4, "weights, configuration of the manifest, manifest, delta"
-    assert registry.destroy(store, gone, manifests_kept=kept[0], deltas_kept=kept[1]) == 0
+    assert destroy(store, gone, manifests_kept=kept[0], deltas_kept=kept[1]) == 0
     assert not store.has(second.manifest)
     assert not store.has(delta)
     store.stage(first.manifest, tmp_path / "still whole")
@@ -311,11 +311,11 @@ def test_a_base_is_kept_with_or_without_weights(
     base = tmp_path / "base"
     base.mkdir()
     with pytest.raises(Invalid):
-        registry.keep_base(store, base)
+        keep_base(store, base)
     (base / "config.json").write_text("{}")
     with pytest.raises(Invalid):
-        registry.adopt(store, base)
-    digest = registry.keep_base(store, base)
+        adopt(store, base)
+    digest = keep_base(store, base)
     assert (store.stage(digest, tmp_path / "staged") / "config.json").read_text() == "{}"
     model, _ = create()
     with transaction() as session:

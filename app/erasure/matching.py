@@ -1,0 +1,106 @@
+"""From whom a caller names to the records and models that a request concerns.
+
+Identifiers become keyed hashes in the first line that sees them; what cannot be read or is unknown is
+told by its place alone.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+from app.erasure.repository import ErasureRequests
+from app.errors import Invalid, NotFound
+from app.http import ids
+from app.records import content
+from app.records import service as records
+from app.registry import service as registry
+from app.storage.database import Session
+from app.tables import ErasureRequest
+
+TRAINED_ARM = "train"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Identifier:
+    """What a person is known by, as the caller gave it; it lives as long as the call."""
+
+    type: str
+    value: str
+
+    def __repr__(self) -> str:
+        """Show the kind alone."""
+        return f"Identifier(type={self.type!r})"
+
+
+@dataclass(frozen=True, kw_only=True)
+class NamedRecords:
+    """Records by the ids that their dataset gives them."""
+
+    dataset: str
+    """Its name or its public id."""
+    external_ids: Sequence[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecordSet:
+    """What a request concerns, and the hash that stands for exactly this."""
+
+    records: tuple[tuple[int, UUID], ...]
+    models: tuple[UUID, ...]
+    hash: bytes
+
+
+def macs(key: bytes, identifiers: Sequence[Identifier]) -> list[bytes]:
+    """Return the keyed hashes of a person's identifiers; Invalid names the place of an unreadable one."""
+    hashed = []
+    for index, identifier in enumerate(identifiers):
+        try:
+            hashed.append(content.subject_mac(key, identifier.type, identifier.value))
+        except Invalid as error:
+            raise Invalid(
+                "an identifier cannot be read", errors=[(f"/subject/{index}/value", error.code)]
+            ) from None
+    return sorted(set(hashed))
+
+
+def named(session: Session, given: NamedRecords) -> list[int]:
+    """Return the rows of records that a caller named; what is unknown is told by its position."""
+    try:
+        dataset = (
+            records.read(session, ids.decode("ds", given.dataset))
+            if given.dataset.startswith("ds_")
+            else records.named(session, given.dataset)
+        )
+    except NotFound:
+        raise Invalid("there is no such dataset", errors=[("/records/dataset", "unknown")]) from None
+    found = records.locate_named(session, dataset.id, given.external_ids)
+    return [match.id for match in found]
+
+
+def record_set(session: Session, request: ErasureRequest) -> RecordSet:
+    """Return what the request concerns now: what it named before, and what its person has since got.
+
+    What was approved stays in it: another request may have erased the same records meanwhile, and
+    this one is still owed its own answer.
+    """
+    requests = ErasureRequests(session)
+    approved = [target.model_id for target in requests.targets([request.id])]
+    rows = {
+        row.id: (row.dataset_id, row.arm)
+        for row in requests.records(request.id)
+        if approved or row.erased_at is None
+    }
+    rows |= {
+        match.id: (match.dataset_id, match.arm)
+        for match in records.locate(session, [bytes(mac) for mac in request.subject_macs])
+    }
+    learned = [id_ for id_, (_, arm) in rows.items() if arm == TRAINED_ARM]
+    models = sorted({*approved, *(model.id for model in registry.that_know(session, learned))})
+    return RecordSet(
+        records=tuple((id_, dataset_id) for id_, (dataset_id, _) in sorted(rows.items())),
+        models=tuple(models),
+        hash=content.record_set_hash(
+            [ids.encode("mdl", model_id) for model_id in models],
+            [(ids.encode("ds", dataset_id), f"rec_{id_}", "erase") for id_, (dataset_id, _) in rows.items()],
+        ),
+    )
