@@ -36,6 +36,8 @@ from app.storage.database import Transaction, connect, transactions
 from app.storage.keyring import Keyring
 from app.storage.objects import ObjectStore
 from app.storage.readiness import Postgres
+from app.transparency import endpoints as transparency
+from app.transparency import service as log
 
 STATEMENT_SECONDS = 5
 THREADS = 20
@@ -62,6 +64,7 @@ def create_app(settings: Settings, *, clock: Clock = system_clock) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         anyio.to_thread.current_default_thread_limiter().total_tokens = THREADS
+        log.refuse_if_behind(app.state.transaction, keys_directory=settings.keys, storage=settings.storage)
         yield
         engine.dispose()
 
@@ -103,6 +106,7 @@ def _mount(app: FastAPI) -> None:
     app.include_router(certificates.router)
     app.include_router(certificates.well_known)
     app.include_router(auth.router)
+    app.include_router(transparency.router)  # without a scope: whoever doubts us must not have to ask us
     # The audit chain lies below `auth`, which records to it: so its scope is attached here (A12).
     audited = Depends(asks(Scope.AUDIT_READ), scope="function")
     app.include_router(audit.router, dependencies=[audited])

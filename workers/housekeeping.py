@@ -15,6 +15,8 @@ from app.queue import Stage
 from app.registry import service as registry
 from app.registry import weights
 from app.serving import service as serving
+from app.signing.keys import KeyUnusable
+from app.transparency import service as log
 from workers.context import Context
 
 _log = telemetry.logger("housekeeping")
@@ -22,7 +24,7 @@ _log = telemetry.logger("housekeeping")
 
 def sweep(context: Context) -> None:
     """Do every duty once; one that fails does not keep the others from being done."""
-    for duty in (relay, destroy_condemned, converge, forget, clear_work):
+    for duty in (relay, sequence_log, destroy_condemned, converge, forget, clear_work):
         try:
             duty(context)
         except Exception as error:  # noqa: BLE001  each duty depends on another server; all come round again
@@ -38,6 +40,19 @@ def due(context: Context) -> list[tuple[Stage, UUID]]:
     """Return what a worker should run now, whether or not a bell was heard."""
     with context.transaction() as session:
         return jobs.due(session, now=context.clock())
+
+
+def sequence_log(context: Context) -> int:
+    """Give what waits its place in the public log, and sign it; return how large the published log is.
+
+    Only where the log's key lies: a worker without it leaves this to one that has it.
+    """
+    settings = context.settings
+    try:
+        by = log.sequencer(keys_directory=settings.keys, storage=settings.storage, clock=context.clock)
+    except KeyUnusable:
+        return 0
+    return log.sequence(context.transaction, by)
 
 
 def destroy_condemned(context: Context) -> int:

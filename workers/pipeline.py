@@ -249,6 +249,7 @@ def certify(job_id: UUID, epoch: int, context: Context) -> None:
             at=context.clock(),
         )
     reach("certify.recorded")
+    housekeeping.sequence_log(context)
 
 
 def publish(job_id: UUID, epoch: int, context: Context) -> None:
@@ -288,6 +289,10 @@ def conclude(job_id: UUID, epoch: int, context: Context) -> None:
     assert view.candidate_id is not None, "conclude follows unlearn"
     destroyed = housekeeping.destroy_condemned(context)
     reach("conclude.destroyed")
+    housekeeping.sequence_log(context)
+    with context.transaction() as session:
+        if not certificates.logged(session, view, directory=context.settings.keys):
+            raise Unavailable("the public log has not published the certificates", code="log-behind")
     shutil.rmtree(context.settings.work / f"job-{job_id}", ignore_errors=True)
     with context.transaction() as session:
         at = context.clock()

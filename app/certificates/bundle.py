@@ -3,6 +3,7 @@
     certificate.dsse.json        the statement and its two signatures
     certificate.sigstore.json    the same with the P-256 signature alone, for Sigstore's tools
     manifest.json                the version's manifest, byte for byte: the first subject
+    certificate.tlog-proof       where it stands in the public log, and the log's signed root
     HOWTO-VERIFY.md              how, with which commands, and what to get from elsewhere
     opening.json                 in the requester's copy only: nonces and proofs
 
@@ -56,9 +57,12 @@ def assemble(
     p256_keyids: Collection[str],
     certificate_id: UUID,
     issuer: str,
+    proof: bytes | None = None,
     opening: Mapping[str, Any] | None = None,
 ) -> bytes:
     """Return a certificate's bundle; with `opening` it is the requester's copy.
+
+    `proof` is the log's, for whoever trusts an issuer that keeps one.
 
     `p256_keyids` are the issuer's P-256 keys, old ones included: the one that signed goes into the
     Sigstore bundle.
@@ -73,6 +77,8 @@ def assemble(
         check.MANIFEST: manifest,
         check.HOWTO: how_to_verify(certificate_id=certificate_id, issuer=issuer).encode(),
     }
+    if proof is not None:
+        members[check.PROOF] = proof
     if opening is not None:
         members[check.OPENING] = canonical.encode(opening)
     return write(members)

@@ -4,7 +4,7 @@
 
 Twelve numbered steps, listed in `check`. Exit: 0 valid, 1 invalid, 2 unreadable, 3 consistent but nobody
 authenticated (no --trust), 4 status stale or missing, 5 revoked. The answer is worth as much as this file
-and the trust file are: get both from somewhere else than the bundle.
+and the trust file: get both from elsewhere. Over 400 lines, as step 6 checks a log and asks no program.
 """
 
 import argparse
@@ -28,8 +28,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 VALID, INVALID, UNREADABLE, UNAUTHENTICATED, STATUS_STALE, REVOKED = range(6)
 RESULTS = "valid", "invalid", "unreadable", "consistent, issuer not authenticated", "status stale", "revoked"
 CERTIFICATE, SIGSTORE, MANIFEST = "certificate.dsse.json", "certificate.sigstore.json", "manifest.json"
-HOWTO, OPENING = "HOWTO-VERIFY.md", "opening.json"
-REQUIRED, OPTIONAL = {CERTIFICATE, SIGSTORE, MANIFEST}, {HOWTO, OPENING}
+HOWTO, OPENING, PROOF = "HOWTO-VERIFY.md", "opening.json", "certificate.tlog-proof"
+REQUIRED, OPTIONAL = {CERTIFICATE, SIGSTORE, MANIFEST}, {HOWTO, OPENING, PROOF}
 MEMBER_BYTES_MAX, BUNDLE_BYTES_MAX, SKEW_MAX = 16 << 20, 64 << 20, timedelta(minutes=5)  # of two clocks
 PREDICATE_TYPE = "https://lethe.example/attestation/erasure-certificate/v1"
 PAYLOAD_TYPE, ED25519, P256 = "application/vnd.in-toto+json", "ed25519", "ecdsa-p256"
@@ -76,7 +76,8 @@ STATEMENT = {"_type": r"https://in-toto\.io/Statement/v1", "predicateType": re.e
              "subject": [{"name": TEXT, **OF}], "predicate": PREDICATE}
 ENVELOPE = {"payload": BASE64, "payloadType": re.escape(PAYLOAD_TYPE), "signatures": [SIGNATURE]}
 KEY = {"keyid": HEX, "algorithm": TEXT, "pem": r"[\n -~]+", "notBefore": (TIME,), "notAfter": (TIME,)}
-TRUST = {"issuer": TEXT, "keys": [KEY], "log": ({"vkey": TEXT},)}
+TRUST = {"issuer": TEXT, "keys": [KEY], "log": ({"policy": r"[\t\n -~]{1,99999}"},)}
+HASH, COUNT = "[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=", "0|[1-9][0-9]{0,18}"
 RECORD = {"canonicalSha256": HEX, "nonce": HEX, "index": int, "proof": [HEX]}
 OPENED = {"version": "lethe/opening/1", "certificateId": URN, "paeSha256": HEX,
           "request": {"id": TEXT, "nonce": HEX}, "records": [RECORD]}
@@ -125,10 +126,10 @@ def check(data: bytes, trust: Any = None, *, model: Path | None = None, at: date
     signed: Any = report.attempt(3, "signatures", check_signatures, members, keys) or (b"", "", {})
     statement = report.attempt(4, "statement", check_statement, signed[0], trust)
     report.attempt(5, "subjects", check_subjects, statement, members, model)
-    report.attempt(6, "log", check_logged, trust, "certificate.tlog-proof")
-    report.attempt(7, "publication", check_logged, trust, "publication.dsse.json")
-    report.attempt(8, "status", check_logged, trust, "status.dsse.json")
-    report.attempt(9, "time", check_time, statement, signed[2], at or datetime.now(UTC))
+    seen = report.attempt(6, "log", check_log, statement, signed[1], members, trust) or {}
+    report.attempt(7, "publication", lambda: ("not checked", "this issuer states no publication", None))
+    report.attempt(8, "status", lambda: ("not checked", "this issuer keeps no list of revocations", None))
+    report.attempt(9, "time", check_time, statement, signed[2], seen, at or datetime.now(UTC))
     report.attempt(10, "timestamps", lambda: ("not checked", "no RFC 3161 time stamp and no replay", None))
     report.attempt(11, "opening", check_opening, statement, signed[1], members)
     report.claim = report.attempt(12, "assurance", state_assurance, statement, signed[1]) or {}
@@ -149,7 +150,8 @@ def read_trust(trust: Any) -> Outcome:
         if (sha256(spki).hex(), algorithm) != (entry["keyid"], entry["algorithm"]):
             raise ValueError(f"key {entry['keyid']} is not what its PEM holds")
         keys[entry["keyid"]] = (key, [ec.ECDSA(hashes.SHA256())] * is_p256, entry)
-    return "passed", f"{len(keys)} keys of {trust['issuer']}", keys
+    read_policy((trust.get("log") or {"policy": "quorum none"})["policy"])
+    return "passed", f"{len(keys)} keys of {trust['issuer']}{', and its log' * bool(trust.get('log'))}", keys
 
 
 def read_bundle(data: bytes) -> Outcome:
@@ -247,28 +249,110 @@ def read_tensors(data: memoryview) -> dict[bytes, bytes]:
         if name != "__metadata__":
             fits(each, TENSOR, f"tensor {name}")
             begin, end = (start + offset for offset in each.pop("data_offsets"))
-            text = json.dumps(
-                each | {"name": name}, sort_keys=True, separators=(",", ":"), ensure_ascii=False
-            )
-            entries[name.encode()] = text.encode() + hashlib.sha256(data[begin:end]).digest()
+            form = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+            text = form.encode(each | {"name": name}).encode()
+            entries[name.encode()] = text + hashlib.sha256(data[begin:end]).digest()
     return entries
 
 
-def check_logged(trust: Any, member: str) -> Outcome:
-    """6, 7, 8. Log, publication, status: demanded as soon as the trust file names a log."""
+def check_log(statement: Any, pae_sha256: str, members: dict[str, bytes], trust: Any) -> Outcome:
+    """6. Log: the certificate is under a checkpoint that the log signed and enough witnesses cosigned."""
     if trust is None or trust.get("log") is None:
-        return "not checked", "this issuer keeps no log" if trust else "no trust file", None
-    raise ValueError(f"the trust file names a log, and the bundle holds no {member}")
+        uncovered = f" ({PROOF} not covered)" * (PROOF in members)
+        return "not checked", ("this issuer keeps no log" if trust else "no trust file") + uncovered, None
+    if PROOF not in members:
+        raise ValueError(f"not logged: the trust file names a log, and the bundle holds no {PROOF}")
+    form = rf"c2sp[.]org/tlog-proof@v1\nindex ({COUNT})((?:\n{HASH})*)\n\n((?s:.+))"
+    index, path, note = parts(form, members[PROOF].decode(), PROOF)
+    origin, size, root, seen = open_checkpoint(note, *read_policy(trust["log"]["policy"]))
+    subject = statement["subject"][0]["digest"]["sha256"]
+    entry = (
+        f'{{"kind":"erasure-certificate/v1","paeSha256":"{pae_sha256}","subject":"{subject}"}}'  # RFC 8785
+    )
+    leaf = sha256(b"\0", entry.encode())
+    if inclusion_root(int(index), size, leaf, [base64.b64decode(each) for each in path.split()]) != root:
+        raise ValueError(f"the certificate is not entry {index} of the {size} that {origin} has signed")
+    by = f"{', '.join(sorted(seen)) or 'nobody'}{' (an operator-signed log)' * (len(seen) < 2)}"
+    return "passed", f"entry {index} of {size} in {origin}, cosigned by {by}", seen
 
 
-def check_time(statement: Any, signers: dict[str, Any], now: datetime) -> Outcome:
-    """9. Time: not of the future, and both keys valid when it says it was signed."""
+def open_checkpoint(note: str, keys: Any, enough: Any) -> tuple[str, int, bytes, dict[str, int]]:
+    """Return origin, size and root of a C2SP checkpoint that a policy accepts, and its witnesses' times."""
+    text, _, signatures = note.rpartition("\n\n")
+    origin, size, root = parts(f"(.+)\n({COUNT})\n({HASH})", text, "the checkpoint")
+    signed, seen = False, dict[str, int]()
+    for line in signatures.splitlines(keepends=True):
+        name, encoded = parts(rf"\u2014 (\S+) ({BASE64})\n", line, "a signature of the checkpoint")
+        raw = base64.b64decode(encoded)
+        witness, key = keys.get((name, raw[:4].hex()), (None, None))
+        if witness:
+            seen[witness], raw = int.from_bytes(raw[4:12]), raw[8:]
+            key.verify(raw[4:], f"cosignature/v1\ntime {seen[witness]}\n{text}\n".encode())
+        elif key:  # any other counts for nothing
+            key.verify(raw[4:], f"{text}\n".encode())  # raises InvalidSignature
+            signed |= name == origin
+    if not signed:
+        raise ValueError(f"no trusted log has signed the checkpoint of {origin}")
+    if not enough(seen):
+        raise ValueError(f"cosigned by {', '.join(sorted(seen)) or 'nobody'}: too few for the log's policy")
+    return origin, int(size), base64.b64decode(root), seen
+
+
+def read_policy(text: str) -> tuple[dict[tuple[str, str], Any], Callable[..., bool]]:
+    """Return a C2SP tlog-policy: keys by name and id (with the witness's name), and which are enough."""
+    keys, groups = dict[tuple[str, str], Any](), dict[str, tuple[int, list[str]]]()
+    known, used, publics, quorum = ["none"], ["none"], list[bytes](), list[str]()
+    for line in text.split("\n"):
+        match re.sub(r"\s+https?://\S+\s*$", "", line).split():  # where it can be asked is of no interest
+            case ["log" | "witness" as kind, *names, vkey] if len(names) == (kind == "witness"):
+                name, digits, encoded = parts(rf"([^\s+]+)[+]([0-9a-f]{{8}})[+]({BASE64})", vkey, "a log key")
+                raw = base64.b64decode(encoded)
+                if sha256(name.encode(), b"\n", raw)[:4].hex() != digits or raw[0] != (4 if names else 1):
+                    raise ValueError(f"the key of {name} has not its id, or is of another kind than due")
+                keys[name, digits] = "".join(names), ed25519.Ed25519PublicKey.from_public_bytes(raw[1:])
+                known, publics = known + names, [*publics, raw[1:]]
+            case ["group", name, least, *members]:
+                groups[name] = int({"any": "1", "all": f"{len(members)}"}.get(least, least)), members
+                if not 1 <= groups[name][0] <= len(members) or not set(members) <= set(known):
+                    raise ValueError(f"the log's policy cannot have the group {name}")
+                known, used = [*known, name], used + members
+            case ["quorum", name] if name in known:
+                quorum.append(name)
+            case [word, *_] if not word.startswith("#"):
+                raise ValueError(f"the log's policy has a line that is not understood: {line}")
+    if len(quorum) != 1 or any(len(set(each)) != len(each) for each in (known, used, publics)):
+        raise ValueError("the log's policy must have one quorum, and no name or key twice")
+
+    def enough(seen: dict[str, int], name: str = quorum[0]) -> bool:
+        least, members = groups.get(name, (1, []))
+        return name == "none" or name in seen or sum(enough(seen, each) for each in members) >= least
+
+    return keys, enough
+
+
+def parts(pattern: str, text: str, where: str) -> tuple[str, ...]:
+    """Return the groups of a pattern that the whole text must have."""
+    if not (found := re.fullmatch(pattern, text)):
+        raise ValueError(f"{where} is not of the form that is due")
+    return found.groups()
+
+
+def check_time(statement: Any, signers: dict[str, Any], seen: dict[str, int], now: datetime) -> Outcome:
+    """9. Time: not of the future, and both keys valid when it was signed and when witnesses saw it."""
     latest = (now.replace(tzinfo=now.tzinfo or UTC) + SKEW_MAX).astimezone(UTC)
-    text, limits = statement["predicate"]["issuedOn"], [("", f"{latest:%Y-%m-%dT%H:%M:%SZ}")]
-    for begin, end in limits + [(key.get("notBefore"), key.get("notAfter")) for _, key in signers.values()]:
-        if not (begin or text) <= text <= (end or text):  # all are UTC in one form
-            raise ValueError(f"issued on {text}, which is not from {begin or 'ever'} to {end or 'ever'}")
-    return "passed", f"issued on {text} by the issuer's own clock (no independent evidence)", None
+    text, by = statement["predicate"]["issuedOn"], ", ".join(sorted(seen))
+    ends = [f"{datetime.fromtimestamp(at, UTC):%Y-%m-%dT%H:%M:%SZ}" for at in sorted(seen.values())]
+    limits = [(key.get("notBefore"), key.get("notAfter")) for _, key in signers.values()]
+    for moment in [text, *ends]:
+        for begin, end in [("", f"{latest:%Y-%m-%dT%H:%M:%SZ}"), *limits]:
+            if not (begin or moment) <= moment <= (end or moment):  # all are UTC in one form
+                raise ValueError(
+                    f"signed on {moment}, which is not from {begin or 'ever'} to {end or 'ever'}"
+                )
+    if seen and datetime.fromisoformat(text).timestamp() > min(seen.values()) + SKEW_MAX.total_seconds():
+        raise ValueError(f"issued on {text}, and {by} had seen it on {ends[0]}")
+    evidence = f"seen by {by} until {ends[-1]}" if seen else "no independent evidence"
+    return "passed", f"issued on {text} by the issuer's own clock ({evidence})", None
 
 
 def check_opening(statement: Any, pae_sha256: str, members: dict[str, bytes]) -> Outcome:
@@ -290,11 +374,7 @@ def check_opening(statement: Any, pae_sha256: str, members: dict[str, bytes]) ->
             raise ValueError(f"record {content.hex()} is not among the committed ones")
     if len({each["index"] for each in opening["records"]}) != len(opening["records"]):
         raise ValueError("the opening opens a record twice")
-    return (
-        "passed",
-        f"request {request}, {len(opening['records'])} records, all under the committed root",
-        None,
-    )
+    return "passed", f"request {request}, {len(opening['records'])} records under the committed root", None
 
 
 def state_assurance(statement: Any, pae_sha256: str) -> Outcome:

@@ -3,8 +3,8 @@
     gather    in a transaction: the facts, from rows that the verdict and the version left
     draft     no transaction: commitments with fresh nonces, the statement, the salted evidence
     sign      no transaction, and the only step that sees private keys
-    issue     in a transaction: the rows, still unreleased
-    release   once the version is served
+    issue     in a transaction: the rows, still unreleased, and what the public log is to hold of them
+    release   once the version is served and the log's checkpoint over them is published
 
 Drafts that were never issued leave nothing behind: a stage that is killed draws new nonces.
 """
@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 from uuid import UUID, uuid4
 
 from app.audit import events
@@ -35,10 +35,14 @@ from app.signing import canonical, envelope, keys
 from app.storage.database import Session
 from app.storage.objects import ObjectStore
 from app.tables import Certificate
+from app.transparency import entries, tree
+from app.transparency import keys as log_keys
+from app.transparency import service as log
 from app.verification import service as verification
 from app.verification import wording
 
 OPENING_KEPT = timedelta(days=30)
+LOGGED: Final = "erasure-certificate/v1"
 SUITE = "lethe-verify/1"
 REPORT = "verification-report"
 
@@ -226,6 +230,7 @@ def issue(session: Session, view: JobView, signed: Sequence[Signed], *, at: date
     assert not stored.of_attempt(view.id, view.attempt), "an attempt is certified once"
     for each in signed:
         made, facts = each.draft, each.draft.facts
+        log.append(session, LOGGED, pae_sha256=each.pae_sha256, subject=facts.manifest)
         stored.add(
             Certificate(
                 id=made.certificate_id,
@@ -254,6 +259,17 @@ def issue(session: Session, view: JobView, signed: Sequence[Signed], *, at: date
                 at=at,
             ),
         )
+
+
+def logged(session: Session, view: JobView, *, directory: Path) -> bool:
+    """Return whether every certificate of a job's attempt is under a published checkpoint (C15).
+
+    True as well where no log is kept: its key was never made.
+    """
+    if _log_policy(directory) is None:
+        return True
+    found = Certificates(session).of_attempt(view.id, view.attempt)
+    return all(log.is_published(session, _leaf(each)) for each in found)
 
 
 def release(session: Session, view: JobView, *, at: datetime) -> dict[UUID, Released]:
@@ -293,7 +309,7 @@ def evidence(session: Session, certificate_id: UUID) -> dict[str, Any]:
 
 def handed_out(session: Session, certificate_id: UUID, *, directory: Path, issuer: str) -> bytes:
     """Return the bundle that anyone may hold: without the opening."""
-    return _bundle(_released(session, certificate_id), None, directory=directory, issuer=issuer)
+    return _bundle(session, _released(session, certificate_id), None, directory=directory, issuer=issuer)
 
 
 def opened(
@@ -313,7 +329,7 @@ def opened(
     if opening is None:
         raise Conflict("the opening was delivered before, and is destroyed", code="opening-delivered")
     audit.record(session, events.OpeningDelivered(certificate=certificate_id, principal=caller, at=at))
-    return _bundle(found, opening, directory=directory, issuer=issuer)
+    return _bundle(session, found, opening, directory=directory, issuer=issuer)
 
 
 def forget_openings(session: Session, *, now: datetime) -> int:
@@ -330,8 +346,8 @@ def verify(data: bytes, *, directory: Path, issuer: str, at: datetime) -> Report
 
 
 def trust(*, directory: Path, issuer: str) -> dict[str, Any]:
-    """Return the trust file: whose signatures count, and that this issuer keeps no log."""
-    return keys.trust(keys.public_keys(directory), issuer=issuer)
+    """Return the trust file: whose signatures count, and whose log."""
+    return keys.trust(keys.public_keys(directory), issuer=issuer, log_policy=_log_policy(directory))
 
 
 def jwks(*, directory: Path) -> dict[str, Any]:
@@ -348,7 +364,28 @@ def _released(session: Session, certificate_id: UUID) -> Certificate:
     return found
 
 
-def _bundle(found: Certificate, opening: Mapping[str, Any] | None, *, directory: Path, issuer: str) -> bytes:
+def _log_policy(directory: Path) -> str | None:
+    try:
+        return log_keys.policy_text(directory)
+    except log_keys.NoLog:
+        return None
+
+
+def _leaf(found: Certificate) -> bytes:
+    """Return the leaf that stands for a certificate in the log."""
+    manifest = hashlib.sha256(found.manifest).hexdigest()
+    return tree.leaf_hash(entries.build(LOGGED, pae_sha256=found.pae_sha256, subject=manifest))
+
+
+def _bundle(
+    session: Session,
+    found: Certificate,
+    opening: Mapping[str, Any] | None,
+    *,
+    directory: Path,
+    issuer: str,
+) -> bytes:
+    leaf = _leaf(found)
     p256 = [key.keyid for key in keys.public_keys(directory) if key.algorithm == envelope.P256]
     return bundle.assemble(
         envelope_bytes=found.envelope,
@@ -356,6 +393,7 @@ def _bundle(found: Certificate, opening: Mapping[str, Any] | None, *, directory:
         p256_keyids=p256,
         certificate_id=found.id,
         issuer=issuer,
+        proof=log.proof(session, leaf) if log.is_published(session, leaf) else None,
         opening=opening,
     )
 

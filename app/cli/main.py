@@ -9,6 +9,7 @@ from app.cli import operate
 from app.cli.certificate import certificate
 from app.cli.client import EXIT_REFUSED, Stopped, chosen, err
 from app.cli.erasing import job, request
+from app.cli.log import log
 from app.cli.training import dataset, model
 
 app = typer.Typer(
@@ -27,6 +28,7 @@ for name, group in (
     ("request", request),
     ("job", job),
     ("certificate", certificate),
+    ("log", log),
 ):
     app.add_typer(group, name=name)
 

@@ -10,12 +10,14 @@ import typer
 
 from app.auth.scopes import ROLES
 from app.cli.client import Stopped, chosen, err, out
+from app.clock import system_clock
 from app.config import Settings
 from app.embedded import accounts
 from app.embedded.stack import Stack, StartFailed
 from app.signing import keys as signing
 from app.storage import migrations
 from app.storage.keyring import Keyring
+from app.transparency import keys as log_keys
 
 NEXT = """No model is registered yet. Next, in another terminal:
 
@@ -111,9 +113,11 @@ def keys() -> None:
 
     The keyed hashes in the database are worth nothing without these files: back them up apart from it.
     """
-    directory = Settings().keys
+    settings = Settings()
+    directory = settings.keys
     Keyring.open(directory, create=True)
     signing.generate(directory)
+    log_keys.generate(directory, issuer=settings.issuer, at=system_clock())
     out.print(f"the keyring in {directory} is complete")
 
 

@@ -22,12 +22,14 @@ from pathlib import Path
 import httpx
 
 from app import processes
+from app.clock import system_clock
 from app.config import Settings
 from app.embedded import accounts, addresses, parts, servers
 from app.embedded.parts import Part, StartFailed
 from app.signing import keys as signing
 from app.storage import migrations
 from app.storage.keyring import Keyring
+from app.transparency import keys as log_keys
 
 __all__ = ["Stack", "StartFailed", "pids", "stack"]
 
@@ -124,6 +126,7 @@ class Stack:
             (self.home / folder).mkdir(parents=True, exist_ok=True, mode=0o700)
         Keyring.open(self.settings.keys, create=True)
         signing.generate(self.settings.keys)
+        log_keys.generate(self.settings.keys, issuer=self.settings.issuer, at=system_clock())
         waiting = []
         if self._external.model_server_url is None:
             # It needs no database, and takes longest to load.

@@ -140,6 +140,11 @@ def install(app: FastAPI) -> None:
 
     def http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
+        if error.status_code == HTTPStatus.BAD_REQUEST and error.__cause__ is not None:
+            # FastAPI's word for a body that its parser gave up on: not UTF-8, or nested too deep.
+            return render(
+                400, "malformed-json", detail="the body is not JSON", request_id=_request_id(request)
+            )
         code = HTTPStatus(error.status_code).phrase.lower().replace(" ", "-")
         return render(error.status_code, code, request_id=_request_id(request), headers=error.headers)
 

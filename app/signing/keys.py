@@ -215,9 +215,10 @@ def jwks(keys: Sequence[PublicKey]) -> dict[str, Any]:
     return {"keys": [_jwk(key) for key in keys]}
 
 
-def trust(keys: Sequence[PublicKey], *, issuer: str) -> dict[str, Any]:
-    """Return the trust file for the checker: whose signatures count, and that there is no log yet."""
-    return {"issuer": issuer, "keys": [key.to_json() for key in keys], "log": None}
+def trust(keys: Sequence[PublicKey], *, issuer: str, log_policy: str | None = None) -> dict[str, Any]:
+    """Return the trust file for the checker: whose signatures count, and whose log; None: there is none."""
+    log = None if log_policy is None else {"policy": log_policy}
+    return {"issuer": issuer, "keys": [key.to_json() for key in keys], "log": log}
 
 
 def _open_file(path: str) -> FileSigner:

@@ -151,3 +151,36 @@ def _roots(
 def _hashes_only(*hashes: bytes) -> None:
     if any(len(each) != HASH_BYTES for each in hashes):
         raise InvalidProof(f"a hash has {HASH_BYTES} bytes")
+
+
+class Frontier:
+    """A tree that is only ever appended to, in memory of the logarithm of its size.
+
+    Kept are the roots of its whole subtrees, largest first: one for each bit of the size. They are all
+    that is needed to go on, and to tell the root.
+    """
+
+    def __init__(self, size: int = 0, hashes: Sequence[bytes] = ()) -> None:
+        """Start empty, or with the subtrees of a tree that was kept."""
+        _hashes_only(*hashes)
+        if size < 0 or len(hashes) != size.bit_count():
+            raise InvalidProof(f"a tree of {size} has {size.bit_count()} whole subtrees, not {len(hashes)}")
+        self.size = size
+        self.hashes = list(hashes)
+
+    def append(self, leaf: bytes) -> None:
+        """Take in one more leaf: whole subtrees of equal size become one."""
+        size = self.size
+        while size & 1:
+            leaf, size = node_hash(self.hashes.pop(), leaf), size >> 1
+        self.hashes.append(leaf)
+        self.size += 1
+
+    def root(self) -> bytes:
+        """Return MTH of all leaves so far."""
+        if not self.hashes:
+            return EMPTY_ROOT
+        *before, current = self.hashes
+        for left in reversed(before):
+            current = node_hash(left, current)
+        return current

@@ -23,6 +23,15 @@ def test_it_is_still_valid() -> None:
     assert report.claim["pae_sha256"] == PAE_SHA256
 
 
+def test_one_that_is_logged_and_witnessed_is_still_valid() -> None:
+    """`logged.zip` was frozen with the first edition of the log's formats."""
+    trust = json.loads((FOLDER / "logged-trust.json").read_text())
+    report = check.check((FOLDER / "logged.zip").read_bytes(), trust, at=LATER)
+    assert report.exit_code == check.VALID
+    assert report.steps[5]["detail"] == "entry 2 of 5 in issuer.example/log/2026, cosigned by W1, W2"
+    assert report.claim["pae_sha256"] == PAE_SHA256
+
+
 def test_the_same_facts_still_give_the_same_bytes() -> None:
     with zipfile.ZipFile(io.BytesIO((FOLDER / "bundle.zip").read_bytes())) as archive:
         frozen = envelope.payload_of(envelope.decode(archive.read(check.CERTIFICATE)))

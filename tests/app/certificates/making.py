@@ -5,7 +5,7 @@ import json
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -17,6 +17,10 @@ from app.certificates.commitments import RecordContent, RecordsCommitment, Reque
 from app.certificates.statement import Evidence, StatementFacts
 from app.signing import canonical, envelope, keys
 from app.signing.keys import FileSigner, PublicKey
+from app.transparency import tree
+from app.transparency.notes import WITNESS_KIND
+from app.transparency.proofs import Proof
+from tests.app.transparency.logs import Dishonest, policy_text, verifier
 
 ISSUER = "https://issuer.example"
 CERTIFICATE_ID = UUID("8d1c6c0e-7a54-4e7e-9a55-0f3b0f6f2c11")
@@ -51,9 +55,31 @@ def signers(seed: int = 1) -> list[FileSigner]:
 
 
 def trust(seed: int = 1, **changes: Any) -> dict[str, Any]:
-    """Return the trust file of that issuer."""
+    """Return the trust file of that issuer, who keeps a log."""
     publics = [signer.public for signer in signers(seed)]
-    return {**keys.trust(publics, issuer=ISSUER), **changes}
+    return {**keys.trust(publics, issuer=ISSUER, log_policy=POLICY), **changes}
+
+
+SEEN = ISSUED + timedelta(seconds=7)
+"""When the second witness looked; the first did at once."""
+COSIGNERS = [
+    (verifier(f"witness.example/{name}", seed, WITNESS_KIND), seed, int(at.timestamp()))
+    for name, seed, at in (("W1", 21, ISSUED), ("W2", 22, SEEN))
+]
+WITNESSES = [f"witness W{number} {key}" for number, (key, _, _) in enumerate(COSIGNERS, 1)]
+POLICY = policy_text(*WITNESSES, "group G all W1 W2", quorum="G")
+
+
+def logged(pae_sha256: str, subject: str) -> Dishonest:
+    """Return a log of five entries of which the certificate is the third."""
+    entry = canonical.encode({"kind": "erasure-certificate/v1", "paeSha256": pae_sha256, "subject": subject})
+    return Dishonest(entries=[b"first", b"second", entry, b"fourth", b"fifth"])
+
+
+def proof_of(log: Dishonest, *, index: int = 2) -> bytes:
+    """Return the proof file of an entry, cosigned by both witnesses."""
+    path = tree.inclusion_proof(log.leaves, index)
+    return Proof(index=index, hashes=tuple(path), checkpoint=log.note(*COSIGNERS)).encode()
 
 
 def safetensors(**tensors: tuple[str, list[int], bytes]) -> bytes:
@@ -156,6 +182,7 @@ class Made:
     envelope: bytes
     manifest: bytes
     bundle: bytes
+    proof: bytes
     opening: dict[str, Any] | None
 
 
@@ -170,6 +197,7 @@ def sign(said: dict[str, Any], the_manifest: bytes, *, seed: int = 1, with_openi
     payload = canonical.encode(said)
     signed = envelope.encode(envelope.sign(payload, signers(seed)))
     identity = envelope.pae_sha256(payload)
+    proof = proof_of(logged(identity, sha256(the_manifest)))
     opening = commitments.opening(statement.urn(CERTIFICATE_ID), identity, request(), records())
     data = bundle.assemble(
         envelope_bytes=signed,
@@ -177,6 +205,7 @@ def sign(said: dict[str, Any], the_manifest: bytes, *, seed: int = 1, with_openi
         p256_keyids=[signers(seed)[1].keyid],
         certificate_id=CERTIFICATE_ID,
         issuer=ISSUER,
+        proof=proof,
         opening=opening if with_opening else None,
     )
-    return Made(payload, signed, the_manifest, data, opening if with_opening else None)
+    return Made(payload, signed, the_manifest, data, proof, opening if with_opening else None)

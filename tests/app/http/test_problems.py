@@ -70,6 +70,8 @@ def test_one_map_from_errors_to_statuses(problem: Problem, status: int) -> None:
     [
         (b"{", 400, "malformed-json"),
         (b"[1, 2", 400, "malformed-json"),
+        (b"\xff\xfe\x00", 400, "malformed-json"),
+        (b"[" * 100_000, 400, "malformed-json"),
         (b"nonsense " + CANARY.encode(), 400, "malformed-json"),
         (b"\xff\xfe", 400, "malformed-json"),
         (b"[]", 422, "invalid"),

@@ -30,7 +30,7 @@ def _routes(app: FastAPI) -> Iterator[tuple[str, str, str]]:
     """Yield (method, template, a path that fits it) of every route that needs a scope."""
     for context in iter_route_contexts(app.routes):
         template = context.path or ""
-        if template in OPEN or template.startswith("/.well-known/"):
+        if template in OPEN or template.startswith(("/.well-known/", "/log/")):
             continue
         for method in sorted((context.methods or set()) - {"HEAD"}):
             yield method, template, re.sub(r"\{(\w+)(:\w+)?\}", _fill, template)

@@ -1,0 +1,248 @@
+"""A model's line with people who ask to be forgotten: requests that wait, a lease, a job at any stage.
+
+The verbs are the service's own, called as a worker calls them; only weights are made up.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import func, select, text, update
+
+from app.erasure import service as erasure
+from app.erasure.calendars import Calendar
+from app.erasure.matching import Identifier
+from app.jobs import service as jobs
+from app.jobs.lifecycle import JobStage
+from app.jobs.service import JobView
+from app.registry import service as registry
+from app.registry.weights import Adopted
+from app.storage.database import Session, Transaction
+from app.tables import Job, Model, ModelVersion, Outbox, Principal, RequestTarget
+from tests.fixtures.api import StillClock
+from tests.fixtures.world import World
+
+LEASE_SECONDS = 60.0
+POLICY = "5e" * 32
+TABLES = (
+    "audit_events", "certificates", "erasure_requests", "job_steps", "jobs", "model_versions", "models", "outbox",
+    "reference_models", "request_targets",
+)  # fmt: skip
+"""All that a verb of a job may write."""
+
+Verb = Callable[[Session, JobView], object]
+
+
+@dataclass
+class Desk:
+    """Asks and approves as people do; holds and works on models as a worker does."""
+
+    world: World
+    calendar: Calendar
+    clock: StillClock
+    approver: UUID
+
+    @classmethod
+    def of(cls, world: World, calendar: Calendar, clock: StillClock) -> "Desk":
+        """Return a desk with a second person at it."""
+        with world.transaction() as session:
+            second = Principal(name="second", kind="person")
+            session.add(second)
+        return cls(world, calendar, clock, second.id)
+
+    @property
+    def transaction(self) -> Transaction:
+        return self.world.transaction
+
+    def asked(self, *emails: str, by: UUID | None = None) -> UUID:
+        """Return the request of one person, known by these, that was approved."""
+        with self.transaction() as session:
+            received = erasure.receive(
+                session,
+                submitted_by=by or self.world.owner,
+                identifiers=[Identifier(type="email", value=email) for email in emails],
+                subject_key=self.world.keyring.subject,
+                calendar=self.calendar,
+                received_at=self.clock(),
+            ).request
+        with self.transaction() as session:
+            assert received.record_set_hash is not None
+            erasure.approve(
+                session,
+                received.id,
+                approver_id=self.approver,
+                person=True,
+                record_set_hash=received.record_set_hash,
+                at=self.clock(),
+            )
+        return received.id
+
+    def line(self, name: str, people: int) -> tuple[UUID, list[UUID]]:
+        """Return a model that learned from so many people, and the request of each, waiting."""
+        emails = [f"{name}-{number}@example.org" for number in range(people)]
+        dataset = self.world.dataset(name, {email: [email] for email in emails})
+        model_id = self.world.model(name, dataset)
+        return model_id, [self.asked(email) for email in emails]
+
+    # What a worker does
+
+    def lease(self, model_id: UUID, *, seconds: float = LEASE_SECONDS) -> int:
+        """Take the lease, whoever has it; return the epoch."""
+        self.end_lease(model_id)
+        with self.transaction() as session:
+            epoch = jobs.take_lease(session, model_id, owner="a worker", seconds=seconds)
+        assert epoch is not None
+        return epoch
+
+    def end_lease(self, model_id: UUID) -> None:
+        """Let the lease of whoever has it run out."""
+        ago = func.clock_timestamp() - func.make_interval(0, 0, 0, 0, 0, 0, 1)
+        with self.transaction() as session:
+            session.execute(update(Model).where(Model.id == model_id).values(lease_expires_at=ago))
+
+    def ask_now(self, model_id: UUID) -> None:
+        """Ask for a job by hand."""
+        with self.transaction() as session:
+            jobs.run_now(session, session.get_one(Model, model_id).name, at=self.clock())
+
+    def opened(self, model_id: UUID, *, epoch: int | None = None) -> JobView:
+        """Return the job that begins now, asked for by hand."""
+        self.ask_now(model_id)
+        held = self.lease(model_id) if epoch is None else epoch
+        with self.transaction() as session:
+            view = jobs.open_batch(session, model_id, epoch=held, now=self.clock())
+        assert view is not None
+        return view
+
+    def claimed(self, view: JobView) -> JobView | None:
+        """Return the job as the stage that is due sees it, if that may begin."""
+        with self.transaction() as session:
+            stage = JobStage(session.get_one(Job, view.id).stage)
+            return jobs.claim(session, view.id, stage, epoch=view.epoch, now=self.clock())
+
+    def at(self, model_id: UUID, stage: JobStage, *, engine: str = "gradient") -> JobView:
+        """Return a new job of this model, with all that waits, at a stage that has begun."""
+        return self.onward(self.opened(model_id), stage, engine=engine)
+
+    def onward(self, view: JobView, stage: JobStage, *, engine: str = "gradient") -> JobView:
+        """Return the job once it has come to a stage."""
+        while view.stage is not stage:
+            with self.transaction() as session:
+                self.step(session, view, engine=engine)
+            claimed = self.claimed(view)
+            assert claimed is not None
+            view = claimed
+        return view
+
+    def step(self, session: Session, view: JobView, *, engine: str = "gradient") -> None:
+        """Record that the stage of the view was done, and went well."""
+        at = self.clock()
+        match view.stage:
+            case JobStage.PLAN:
+                jobs.planned(
+                    session,
+                    view,
+                    engine=engine,
+                    anchor_id=view.parent_id,
+                    plan={"sentinels": [1], "controls": [2]},
+                    sentinels=1,
+                    policy_digest=POLICY,
+                    seconds=1.0,
+                    at=at,
+                )
+            case JobStage.UNLEARN:
+                made = self.candidate(session, view)
+                jobs.made_candidate(session, view, made.id, output={"n": 1}, seconds=2.0, at=at)
+            case JobStage.VERIFY:
+                jobs.passed(session, view, leaving=(), held={}, output={}, seconds=3.0, at=at)
+            case JobStage.CERTIFY:
+                jobs.certified(session, view, output={}, seconds=4.0, at=at)
+            case JobStage.PUBLISH:
+                jobs.published(session, view, output={}, seconds=5.0)
+            case _:
+                assert view.stage is JobStage.CONCLUDE
+                jobs.concluded(session, view, output={}, seconds=6.0, at=at)
+
+    def candidate(self, session: Session, view: JobView, **changes: Any) -> ModelVersion:
+        """Register a candidate of weights that nobody has."""
+        adopted = Adopted(manifest="ca" * 32, body=b"{}", tensor_root="7e" * 32, size=1)
+        return registry.register_candidate(
+            session,
+            view.model_id,
+            changes.pop("adopted", adopted),
+            engine=str(view.engine),
+            exact=view.engine == "retrain",
+            anchor_id=view.anchor_id,
+            parent_id=view.parent_id,
+            job_id=view.id,
+            statement=changes.pop("statement", {}),
+            at=self.clock(),
+        )
+
+    # What a test reads
+
+    def job(self, job_id: UUID) -> Job:
+        with self.transaction() as session:
+            return session.get_one(Job, job_id)
+
+    def model(self, model_id: UUID) -> Model:
+        with self.transaction() as session:
+            return session.get_one(Model, model_id)
+
+    def version(self, version_id: UUID) -> ModelVersion:
+        with self.transaction() as session:
+            return session.get_one(ModelVersion, version_id)
+
+    def target(self, request_id: UUID) -> RequestTarget:
+        """Return the one target of a request."""
+        with self.transaction() as session:
+            return session.scalars(select(RequestTarget).where(RequestTarget.request_id == request_id)).one()
+
+    def request(self, request_id: UUID) -> tuple[str, str | None]:
+        """Return state and attention of a request."""
+        with self.transaction() as session:
+            found = erasure.read(session, request_id).request
+        return found.state, found.attention
+
+    def bells(self) -> set[tuple[str, UUID]]:
+        with self.transaction() as session:
+            return {(row.stage, row.target_id) for row in session.scalars(select(Outbox))}
+
+    def hush(self) -> None:
+        """Take every bell away."""
+        with self.transaction() as session:
+            session.execute(text("DELETE FROM outbox"))
+
+    def events(self) -> list[str]:
+        """Return the kinds of all events, in order."""
+        with self.transaction() as session:
+            return list(session.scalars(text("SELECT kind FROM audit_events ORDER BY seq")))
+
+    def everything(self) -> Mapping[str, list[str]]:
+        """Return every row that a job could have written."""
+        with self.transaction() as session:
+            return {
+                table: sorted(session.scalars(text(f"SELECT t::text FROM {table} t"))) for table in TABLES
+            }
+
+    @contextmanager
+    def unchanged(self) -> Iterator[None]:
+        """Fail if anything was written within; what was raised there does not hide a write."""
+        before = self.everything()
+        yield
+        assert self.everything() == before
+
+
+def at_epoch(view: JobView, epoch: int) -> JobView:
+    """Return the view of a worker that believes in another epoch."""
+    return replace(view, epoch=epoch)
+
+
+def later(at: datetime, **interval: float) -> StillClock:
+    """Return a clock that stands so much later."""
+    clock = StillClock(at)
+    clock.advance(**interval)
+    return clock
