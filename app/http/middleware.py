@@ -7,6 +7,7 @@ handler expected becomes a 500 that says nothing, and a line that says where.
 
 import time
 from dataclasses import dataclass
+from http import HTTPMethod
 
 import uuid_utils.compat
 from starlette.datastructures import Headers, MutableHeaders
@@ -19,6 +20,7 @@ from app.http import ids, problems
 DISCARD_SECONDS = 5.0
 DISCARD_BYTES_MAX = 256 * 1024 * 1024
 UNMATCHED = "unmatched"
+METHODS = frozenset(HTTPMethod)
 
 _log = telemetry.logger("http")
 
@@ -138,7 +140,9 @@ async def _refuse(scope: Scope, receive: Receive, send: Send, bytes_max: int) ->
 
 def _account(scope: Scope, call: _Call, seconds: float) -> None:
     route = getattr(scope.get("route"), "path", UNMATCHED)
-    status, method = str(call.status or 499), scope["method"] if scope.get("route") else "-"
+    # A method may be any word that a caller makes up; it is neither counted nor logged then.
+    known = scope.get("route") is not None and scope["method"] in METHODS
+    status, method = str(call.status or 499), scope["method"] if known else "-"
     telemetry.requests.labels(method, route, status).inc()
     telemetry.request_seconds.labels(method, route).observe(seconds)
     _log.info(

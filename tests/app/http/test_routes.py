@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 
+import httpx
 import pytest
 from fastapi import FastAPI
 from fastapi.routing import APIRoute, iter_route_contexts
@@ -99,3 +100,9 @@ def test_a_refusal_names_the_scope_that_is_missing(portal: Caller) -> None:
     answer = portal.get("/v1/api-keys")
     assert (answer.status_code, answer.json()["code"]) == (403, "scope-missing")
     assert "keys:manage" in answer.json()["detail"]
+
+
+def test_a_made_up_method_is_neither_counted_nor_shown(officer: Caller) -> None:
+    answer = officer.client.request("CANARY", "/v1/erasure-requests", headers=officer.headers)
+    assert answer.status_code == httpx.codes.METHOD_NOT_ALLOWED
+    assert "CANARY" not in officer.client.get("/metrics").text
