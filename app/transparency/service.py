@@ -15,6 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NoReturn
 
 from app import telemetry
 from app.clock import Clock
@@ -162,6 +163,8 @@ def _publish(transaction: Transaction, by: Sequencer, note: Note) -> None:
             line, seconds = witnesses.collect(party, note, old=seen.get(vkey, 0), prove=prove, ask=by.ask)
         except witnesses.NotCosigned as reason:
             _log.warning("witness did not cosign", code=reason.code)
+            if reason.code in witnesses.KNOWS_BETTER:
+                _stop(by, checkpoint, reason)
             continue
         with transaction() as session:
             at = datetime.fromtimestamp(seconds, UTC)
@@ -174,6 +177,17 @@ def _publish(transaction: Transaction, by: Sequencer, note: Note) -> None:
         if by.policy.satisfied([n for n, p in by.policy.witnesses.items() if str(p.key) in lines]):
             log.publish(checkpoint.size, at=by.clock())
     reach("log.published")
+
+
+def _stop(by: Sequencer, checkpoint: Checkpoint, reason: witnesses.NotCosigned) -> NoReturn:
+    """Raise: a witness has seen more than we have, or something else. Its quorum may not even need it.
+
+    Either another sequencer was faster, or our database and our mark were both restored.
+    """
+    marked = by.mark.read(by.policy)
+    if marked is not None and marked.size > checkpoint.size:
+        raise Overtaken(f"size {marked.size} was signed meanwhile") from reason
+    raise LogRolledBack(f"{reason}; nothing is published until this is understood") from reason
 
 
 # What keeps a log from being forked ------------------------------------------------------------------

@@ -27,6 +27,9 @@ from app.transparency.mark import replace
 from app.transparency.notes import WITNESS_KIND, Note, NoteRefused, Signature, Signs, VerifierKey
 from app.transparency.policies import Party, Policy
 
+KNOWS_BETTER = ("witness-ahead", "witness-saw-another")
+"""Why a witness did not cosign, when its word should stop the log: an honest log never hears them."""
+
 ASK_SECONDS = 10.0
 ANSWER_BYTES_MAX = 100_000
 REQUEST_BYTES_MAX = 200_000

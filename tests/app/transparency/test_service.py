@@ -387,19 +387,22 @@ def test_a_witness_that_lags_is_brought_up(transaction: Transaction, tmp_path: P
         assert set(policy(line, quorum="W1").opened(service.checkpoint(session)).cosigned) == {"W1"}
 
 
+@pytest.mark.parametrize("quorum", ["W1", "none"])
+@pytest.mark.parametrize("names", ["x", "xy", "xyz"])
 def test_a_witness_that_forgot_nothing_stops_a_fork(
-    transaction: Transaction, database_url: str, tmp_path: Path
+    transaction: Transaction, database_url: str, tmp_path: Path, quorum: str, names: str
 ) -> None:
     """The database and the mark were both restored: only the witness still knows better."""
     witnesses = Witnesses()
-    chosen = policy(witnesses.add("W1", 21, tmp_path), quorum="W1")
+    chosen = policy(witnesses.add("W1", 21, tmp_path), quorum=quorum)
     by = sequencer(tmp_path, chosen, ask=witnesses.ask)
     append(transaction, "a", "b")
     service.sequence(transaction, by)
     forget(database_url, 0)
-    append(transaction, "x", "y", "z")
+    append(transaction, *names)
     forked = sequencer(tmp_path / "elsewhere", chosen, ask=witnesses.ask)
-    assert service.sequence(transaction, forked) == 0
+    with pytest.raises(LogRolledBack, match=r"has seen|answered 422"):
+        service.sequence(transaction, forked)
     with transaction() as session, pytest.raises(NotFound):
         service.checkpoint(session)
 
