@@ -252,7 +252,7 @@ class JobFailed(Event):
 
 @dataclass(frozen=True)
 class JobSetAside(Event):
-    """An exact engine's result was detected for every request: nothing is published, a person must look."""
+    """A job ended without publishing: so many results wait for a person; none if every request had left."""
 
     KIND: ClassVar[str] = "job.set_aside"
 

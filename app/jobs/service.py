@@ -336,6 +336,7 @@ def claim(session: Session, job_id: UUID, stage: JobStage, *, epoch: int, now: d
         session.flush()
         if not jobs.targets(job_id):
             job.state, job.stage, job.concluded_at = JobState.CONCLUDED, JobStage.DONE, now
+            audit.record(session, events.JobSetAside(job=job.id, engine=str(job.engine), requests=0, at=now))
             queue.ring(session, Stage.PLAN, job.model_id)
             return None
     return _view(session, job, model, epoch)
@@ -516,14 +517,16 @@ def record_failure(
 
 def record_wait(session: Session, model_id: UUID, *, epoch: int) -> None:
     """Tell people that something a model's work needs is away: it is tried again, and costs no attempt."""
-    hold(session, model_id, epoch=epoch).attention = WAITING
+    model = hold(session, model_id, epoch=epoch)
+    # What a person must see to stays in sight: a wait is over by itself, and would take it along.
+    model.attention = model.attention or WAITING
 
 
 def prepared(session: Session, version_id: UUID, *, epoch: int) -> Model:
     """Hold the line of a version whose preparation has come further: failures before that are over."""
     version = registry.version(session, version_id)
-    version.failures, version.kills = 0, 0
     model = hold(session, version.model_id, epoch=epoch)
+    version.failures, version.kills = 0, 0
     _waits_no_more(model)
     return model
 
@@ -559,7 +562,9 @@ def _give_up_preparing(
 def _fail(session: Session, job: Job, *, reason: str, attention: str, at: datetime) -> None:
     job.state, job.failure, job.concluded_at = JobState.FAILED, reason, at
     for target in Jobs(session).targets(job.id):
-        _return(session, job, target.request_id, floor=job.engine, attention=attention, at=at)
+        # Before an engine was chosen nothing was learned, and what was known of the request stays.
+        floor = job.engine or target.engine_floor
+        _return(session, job, target.request_id, floor=floor, attention=attention, at=at)
     if job.candidate_id is not None:
         registry.condemn(session, job.candidate_id, at=at)
     model = Jobs(session).model(job.model_id)

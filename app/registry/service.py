@@ -158,8 +158,9 @@ def resume(session: Session, name: str, *, principal_id: UUID, at: datetime) -> 
     if line.breaker == "closed" and line.attention is None:
         raise Conflict(f"model {line.id} is not paused", code="not-paused")
     line.breaker, line.failed_jobs, line.attention = "closed", 0, None
-    current = live(session, line.id)
-    if current is not None:
+    # Before the first is served, the one that is being prepared: else nobody would try it again.
+    serving = live(session, line.id)
+    for current in [serving] if serving is not None else Versions(session).latest([line.id]):
         current.failures, current.kills = 0, 0
     queue.ring(session, Stage.PLAN, line.id)
     audit.record(session, events.ModelResumed(line.id, principal_id, at))

@@ -33,7 +33,7 @@ class Certificate(Base):
     evidence: Mapped[bytes] = mapped_column(LargeBinary)
     """The verification report (auditor scope): salted, its digest is in the statement."""
     manifest: Mapped[bytes] = mapped_column(LargeBinary)
-    opening: Mapped[dict[str, object] | None] = mapped_column(JSONB)
+    opening: Mapped[dict[str, object] | None] = mapped_column(JSONB(none_as_null=True))
     """Nonces for the requester; gone after the one delivery."""
     issued_at: Mapped[CreatedAt]
     released_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))

@@ -31,7 +31,7 @@ class Model(Base):
     """A Hugging Face directory: configuration and tokenizer, with weights when it is fine-tuned."""
     base_manifest: Mapped[str | None] = mapped_column(Text)
     """The base as it was copied into the store, so that a replay starts from the same bytes."""
-    recipe: Mapped[dict[str, object] | None] = mapped_column(JSONB)
+    recipe: Mapped[dict[str, object] | None] = mapped_column(JSONB(none_as_null=True))
     """None: trained elsewhere, and how is not known."""
     references_wanted: Mapped[int] = mapped_column(default=4)
     forms: Mapped[list[str]] = mapped_column(JSONB, default=lambda: ["float32/none"])

@@ -267,7 +267,7 @@ def upgrade() -> None:
         sa.Column("dataset_id", sa.Uuid(), nullable=False),
         sa.Column("base_uri", sa.Text(), nullable=False),
         sa.Column("base_manifest", sa.Text(), nullable=True),
-        sa.Column("recipe", postgresql.JSONB(astext_type=sa.Text()), nullable=True),
+        sa.Column("recipe", postgresql.JSONB(none_as_null=True, astext_type=sa.Text()), nullable=True),
         sa.Column("references_wanted", sa.Integer(), nullable=False),
         sa.Column("forms", postgresql.JSONB(astext_type=sa.Text()), nullable=False),
         sa.Column("verification_policy", sa.Text(), nullable=False),
@@ -526,7 +526,7 @@ def upgrade() -> None:
         sa.Column("envelope", sa.LargeBinary(), nullable=False),
         sa.Column("evidence", sa.LargeBinary(), nullable=False),
         sa.Column("manifest", sa.LargeBinary(), nullable=False),
-        sa.Column("opening", postgresql.JSONB(astext_type=sa.Text()), nullable=True),
+        sa.Column("opening", postgresql.JSONB(none_as_null=True, astext_type=sa.Text()), nullable=True),
         sa.Column(
             "issued_at",
             sa.DateTime(timezone=True),

@@ -1,16 +1,31 @@
 """The duties nobody rings for: unheard bells, what is due, what must be destroyed."""
 
+import os
+import time
+from datetime import timedelta
 from pathlib import Path
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
-from sqlalchemy import func, update
+from sqlalchemy import func, select, update
 
 from app import queue
+from app.certificates.service import OPENING_KEPT
 from app.config import Settings
+from app.http import receipts
 from app.queue import REPEAT_SECONDS, Stage
-from app.storage.database import Transaction
-from app.tables import Model, ModelVersion, Outbox, new_id
+from app.storage.database import Session, Transaction
+from app.storage.objects import TEMPORARY_SECONDS
+from app.tables import (
+    Certificate,
+    ErasureRequest,
+    IdempotencyKey,
+    Job,
+    Model,
+    ModelVersion,
+    Outbox,
+    new_id,
+)
 from tests.workers.worlds import dataset, model, world
 from workers import housekeeping
 from workers.context import Context
@@ -41,6 +56,23 @@ def test_a_bell_that_nobody_heard_is_rung_again(
     housekeeping.sweep(context)
     assert poked == [(Stage.PLAN, unheard)]
     assert housekeeping.relay(context) == 0, "rung just now, it has half a minute"
+
+
+def test_a_bell_that_hangs_twice_is_rung_once(
+    context: Context, transaction: Transaction, poked: list[tuple[Stage, UUID]]
+) -> None:
+    model_id = new_id()
+    with transaction() as session:
+        for stage in (Stage.PLAN, Stage.PREPARE, Stage.PLAN):
+            queue.ring(session, stage, model_id)
+        ago = func.clock_timestamp() - func.make_interval(0, 0, 0, 0, 0, 0, REPEAT_SECONDS + 1)
+        session.execute(update(Outbox).values(rung_at=ago))
+    assert housekeeping.relay(context) == 2
+    assert poked == [(Stage.PLAN, model_id), (Stage.PREPARE, model_id)]
+    with transaction() as session:
+        assert session.scalar(select(func.count()).select_from(Outbox)) == 3, "until somebody answers"
+        assert queue.heard(session, Stage.PLAN, model_id)
+        assert session.scalar(select(func.count()).select_from(Outbox)) == 1, "one answer is for both"
 
 
 def test_what_is_due_is_found_without_a_bell(context: Context, transaction: Transaction) -> None:
@@ -98,6 +130,90 @@ def test_one_duty_that_fails_keeps_no_other_from_being_done(
     (tmp_path / "locks").mkdir()
     housekeeping.sweep(context)  # the store refuses the digest; nothing is raised
     assert (tmp_path / "locks" / "converge").exists(), "the duty after it was done"
+
+
+def test_what_is_kept_for_a_time_is_forgotten_after_it(context: Context, transaction: Transaction) -> None:
+    """Receipts after a day, openings 30 days after their release, halves of files after a day."""
+    now = context.clock()
+    before, within = now - OPENING_KEPT - timedelta(minutes=1), now - OPENING_KEPT + timedelta(minutes=1)
+    with transaction() as session:
+        model_id, version_id = model(session)
+        line = session.get_one(Model, model_id)
+        for name, age in (("old", receipts.KEPT + timedelta(minutes=1)), ("young", timedelta(hours=23))):
+            session.add(
+                IdempotencyKey(
+                    principal_id=line.created_by,
+                    key=name,
+                    fingerprint=b"",
+                    status=201,
+                    headers={},
+                    body=b"",
+                    created_at=now - age,
+                )
+            )
+        old, young, waiting = (
+            _certificate(session, line, version_id, released_at=at) for at in (before, within, None)
+        )
+    temporary = context.settings.home / "store" / "temporary"
+    temporary.mkdir(parents=True)
+    for name, seconds in (("left", TEMPORARY_SECONDS + 60), ("writing", 60)):
+        (temporary / name).touch()
+        os.utime(temporary / name, (time.time() - seconds, time.time() - seconds))
+    assert housekeeping.forget(context) == 3
+    assert [each.name for each in temporary.iterdir()] == ["writing"]
+    with transaction() as session:
+        assert session.scalars(select(IdempotencyKey.key)).all() == ["young"]
+        opened = {each.id: each.opening for each in session.scalars(select(Certificate))}
+    assert opened == {old: None, young: {"nonce": "n"}, waiting: {"nonce": "n"}}
+    assert housekeeping.forget(context) == 0
+
+
+def test_the_files_of_what_has_ended_are_removed_and_no_others(
+    context: Context, transaction: Transaction
+) -> None:
+    """A killed stage finds its checkpoint again; what nobody will try again holds records of people."""
+    assert housekeeping.clear_work(context) == 0, "nothing was ever begun"
+    with transaction() as session:
+        model_id, preparing = model(session)
+        other_id, prepared = model(session)
+        _row(session.get_one(ModelVersion, prepared), state="live", manifest="00" * 32)
+        session.get_one(Model, other_id).live_version_id = prepared
+        running, concluded, failed = (
+            Job(id=new_id(), model_id=model_id, parent_id=preparing, seed=1, state=state)
+            for state in ("running", "concluded", "failed")
+        )
+        session.add_all((running, concluded, failed))
+        session.flush()
+        names = [f"job-{each.id}" for each in (running, concluded, failed)]
+    names += [f"prepare-{each}" for each in (preparing, prepared)]
+    for name in (*names, f"job-{new_id()}"):
+        (context.workdir(name, "attempt-1") / "records.jsonl").write_text("{}")
+    context.workdir("datasets")
+    assert housekeeping.clear_work(context) == 4
+    left = {path.name for path in context.settings.work.iterdir()}
+    assert left == {names[0], f"prepare-{preparing}", "datasets"}
+    assert (context.settings.work / names[0] / "attempt-1" / "records.jsonl").exists()
+    assert housekeeping.clear_work(context) == 0
+
+
+def _certificate(session: Session, line: Model, version_id: UUID, **values: object) -> UUID:
+    """Insert a certificate whose opening nobody has fetched."""
+    now = func.now()
+    job = Job(id=new_id(), model_id=line.id, parent_id=version_id, seed=1, state="concluded")
+    request = ErasureRequest(
+        id=new_id(), state="completed", submitted_by=line.created_by, received_at=now, received_on=now,
+        due_on=now, due_at=now, calendar="none",
+    )  # fmt: skip
+    session.add_all((job, request))
+    session.flush()
+    certificate = Certificate(
+        id=uuid4(), request_id=request.id, model_id=line.id, job_id=job.id, attempt=1, version_id=version_id,
+        level="exact", pae_sha256=uuid4().hex, envelope=b"", evidence=b"", manifest=b"",
+        opening={"nonce": "n"}, **values,
+    )  # fmt: skip
+    session.add(certificate)
+    session.flush()
+    return certificate.id
 
 
 def _manifest(context: Context, *digests: str) -> str:

@@ -12,8 +12,9 @@ from app import processes, queue
 from app.config import Settings
 from app.queue import Stage
 from app.storage.database import Transaction
-from app.tables import Model, Outbox
+from app.tables import Model, ModelVersion, Outbox
 from tests.workers.worlds import dataset, model, program, world
+from workers import supervision
 from workers.supervision import Ended, Supervisor
 
 NOTE = """
@@ -220,6 +221,102 @@ def test_what_an_exit_code_means(
     ours = supervisor(settings, transaction, f"sys.exit({code})")
     assert ours.answer(Stage.PREPARE, version_id, bell=False) is ended
     assert not lease(transaction, model_id)[2]
+
+
+@pytest.mark.parametrize(
+    ("script", "state", "failures", "kills"),
+    [
+        ("sys.exit(70)", "failed", 3, 2),
+        ("os.kill(os.getpid(), signal.SIGKILL)", "preparing", 2, 3),
+    ],
+)
+def test_who_is_killed_has_not_failed(
+    settings: Settings, transaction: Transaction, script: str, state: str, failures: int, kills: int
+) -> None:
+    """A third failure is one too many; a third kill is the fate of machines that are switched off."""
+    with transaction() as session:
+        _, version_id = model(session)
+        session.execute(update(ModelVersion).values(failures=2, kills=2))
+    ours = supervisor(settings, transaction, script)
+    assert ours.answer(Stage.PREPARE, version_id, bell=False) is Ended.FAILED
+    with transaction() as session:
+        version = session.get_one(ModelVersion, version_id)
+        assert (version.state, version.failures, version.kills) == (state, failures, kills)
+
+
+def test_being_killed_for_ever_is_a_failure_too(settings: Settings, transaction: Transaction) -> None:
+    """It may be memory that the stage lacks, and always will."""
+    with transaction() as session:
+        _, version_id = model(session)
+        session.execute(update(ModelVersion).values(kills=settings.stage_kills_max - 1))
+    ours = supervisor(settings, transaction, "os.kill(os.getpid(), signal.SIGKILL)")
+    assert ours.answer(Stage.PREPARE, version_id, bell=False) is Ended.FAILED
+    with transaction() as session:
+        version = session.get_one(ModelVersion, version_id)
+        assert (version.state, version.failure) == ("failed", "killed")
+
+
+def test_a_file_that_was_changed_is_not_read_again(settings: Settings, transaction: Transaction) -> None:
+    with transaction() as session:
+        _, version_id = model(session)
+    ours = supervisor(settings, transaction, "sys.exit(66)")
+    assert ours.answer(Stage.PREPARE, version_id, bell=False) is Ended.FAILED
+    with transaction() as session:
+        version = session.get_one(ModelVersion, version_id)
+        assert (version.state, version.failure, version.failures) == ("failed", "dataset-changed", 1)
+
+
+def test_what_is_away_is_told_and_costs_nothing(settings: Settings, transaction: Transaction) -> None:
+    with transaction() as session:
+        model_id, version_id = model(session)
+    ours = supervisor(settings, transaction, "sys.exit(75)")
+    assert ours.answer(Stage.PREPARE, version_id, bell=False) is Ended.RESUMABLE
+    with transaction() as session:
+        version = session.get_one(ModelVersion, version_id)
+        assert (version.state, version.failures, version.kills) == ("preparing", 0, 0)
+        assert session.get_one(Model, model_id).attention == "waiting"
+
+
+def test_a_bell_of_a_paused_model_is_silenced_at_once(settings: Settings, transaction: Transaction) -> None:
+    """It waits for nothing, so the device is free for others; whoever resumes the model rings again."""
+    with transaction() as session:
+        model_id, version_id = model(session)
+        session.execute(update(Model).where(Model.id == model_id).values(breaker="open"))
+        queue.ring(session, Stage.PREPARE, version_id)
+    ours = supervisor(settings, transaction, "")
+    began = time.monotonic()
+    assert ours.answer(Stage.PREPARE, version_id, bell=True) is Ended.ANSWERED
+    assert time.monotonic() - began < supervision.PATIENCE_SECONDS
+    assert (ran(settings), bells(transaction)) == ([], 0)
+    assert lease(transaction, model_id) == (0, None, False)
+    with processes.exclusive(settings.home / "locks" / "device-0") as free:
+        assert free
+
+
+def test_a_bell_that_waits_for_a_lease_keeps_nobody_from_the_device(
+    settings: Settings, transaction: Transaction, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervision, "PATIENCE_SECONDS", 60.0)
+    with transaction() as session:
+        busy, waiting = model(session)
+        _, other = model(session)
+        long = func.clock_timestamp() + func.make_interval(0, 0, 0, 0, 1)
+        session.execute(update(Model).where(Model.id == busy).values(lease_expires_at=long))
+        queue.ring(session, Stage.PREPARE, waiting)
+        queue.ring(session, Stage.PREPARE, other)
+    ours = supervisor(settings, transaction, "")
+    ended: list[Ended] = []
+    thread = threading.Thread(target=lambda: ended.append(ours.answer(Stage.PREPARE, waiting, bell=True)))
+    thread.start()
+    while not (settings.home / "locks" / "device-0").exists():
+        time.sleep(0.01)
+    assert ours.answer(Stage.PREPARE, other, bell=True) is Ended.DONE
+    assert ended == [], "the first waits still"
+    ours.draining.set()
+    thread.join(10)
+    assert ended == [Ended.BUSY]
+    assert ran(settings) == [f"prepare {other} --epoch 1"]
+    assert bells(transaction) == 1, "and nobody has answered it"
 
 
 def test_one_gpu_stage_at_a_time_on_a_device(settings: Settings, transaction: Transaction) -> None:

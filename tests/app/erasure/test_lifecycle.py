@@ -6,12 +6,36 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from app.erasure import lifecycle
-from app.erasure.lifecycle import ENDS, STAGES, TRANSITIONS, NotPossible, State
+from app.erasure.lifecycle import ENDS, OUTCOMES, STAGES, TRANSITIONS, NotPossible, State
 from app.tables.erasure import STATES
+from app.verification.verdict import LEVELS
 
 
 def test_the_table_and_the_column_have_the_same_words() -> None:
     assert set(STATES) == {state.value for state in State}
+
+
+def test_outcomes_are_the_levels_of_a_verdict_in_the_same_order() -> None:
+    """Two lists, because a request knows no verification: this is what keeps them one."""
+    assert OUTCOMES == LEVELS
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "says_least"),
+    [
+        (("exact", "verified"), "verified"),
+        (("executed", "inconclusive", "certified"), "inconclusive"),
+        (("failed", "exact"), "failed"),
+        (("certified", "certified"), "certified"),
+    ],
+)
+def test_a_request_is_as_good_as_its_worst_model(outcomes: tuple[str, ...], says_least: str) -> None:
+    assert lifecycle.weakest(outcomes) == lifecycle.weakest(reversed(outcomes)) == says_least
+
+
+def test_an_outcome_that_is_no_level_is_never_ranked() -> None:
+    with pytest.raises(ValueError, match="tuple"):
+        lifecycle.weakest(["exact", "splendid"])
 
 
 @pytest.mark.parametrize("state", State)

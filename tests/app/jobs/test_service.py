@@ -13,13 +13,14 @@ from app.errors import Conflict, LeaseLost, NotFound
 from app.jobs import escalation
 from app.jobs import service as jobs
 from app.jobs.lifecycle import JobStage
+from app.jobs.repository import Jobs
 from app.jobs.service import FAILED_JOBS_MAX, PREPARE_FAILURES_MAX, WAITING, JobView
 from app.queue import Stage
 from app.registry import service as registry
 from app.storage.database import Session
 from app.tables import Job, JobStep, Model, ModelVersion, ReferenceModel, new_id
 from tests.app.jobs.batches import LEASE_SECONDS, POLICY, Desk, at_epoch
-from tests.fixtures.world import ADA, BOB, EVE
+from tests.fixtures.world import ADA, BOB
 
 LARGEST = escalation.load("default").batch_largest
 ATTEMPTS = 3
@@ -56,10 +57,10 @@ def test_a_renewal_counts_from_now_by_the_databases_clock(desk: Desk, model: UUI
     epoch = desk.lease(model, seconds=1)
     with desk.transaction() as session:
         assert jobs.renew_lease(session, model, epoch=epoch, seconds=LEASE_SECONDS)
-        left = session.scalar(
-            select(Model.lease_expires_at - func.clock_timestamp()).where(Model.id == model)
+        [(until, now)] = session.execute(
+            select(Model.lease_expires_at, func.clock_timestamp()).where(Model.id == model)
         )
-    assert left is not None
+    left = until - now
     assert timedelta(seconds=LEASE_SECONDS - 5) < left <= timedelta(seconds=LEASE_SECONDS)
 
 
@@ -90,9 +91,9 @@ def test_every_stage_knows_whose_lease_it_needs(desk: Desk, model: UUID) -> None
 
 
 def _failure(stage: Stage) -> Callable[[Desk, Session, JobView], object]:
-    def fail(desk: Desk, session: Session, view: JobView) -> object:
+    def fail(desk: Desk, session: Session, view: JobView) -> None:
         ids = {Stage.PLAN: view.model_id, Stage.PREPARE: view.parent_id}
-        return jobs.record_failure(
+        jobs.record_failure(
             session,
             stage,
             ids.get(stage, view.id),
@@ -197,9 +198,7 @@ def test_under_a_lease_that_another_has_taken_no_verb_writes_anything(
 
 
 @pytest.mark.parametrize("lost", ["over", "returned"])
-def test_a_lease_that_nobody_has_taken_since_is_lost_all_the_same(
-    desk: Desk, model: UUID, lost: str
-) -> None:
+def test_a_lease_that_nobody_has_taken_since_is_lost_all_the_same(desk: Desk, model: UUID, lost: str) -> None:
     desk.asked(ADA)
     view = desk.at(model, JobStage.PUBLISH)
     if lost == "over":
@@ -255,7 +254,7 @@ def test_a_full_batch_begins_at_once_and_leaves_the_rest_to_the_next(desk: Desk)
     model, asked = desk.line("crowd", 2)
     epoch = desk.lease(model)
     with desk.transaction() as session:
-        _multiply(session, asked[0], LARGEST - 2)
+        _multiply(session, asked[0], LARGEST - 3)
     with desk.transaction() as session:
         assert jobs.open_batch(session, model, epoch=epoch, now=desk.clock()) is None, "one short of a batch"
         _multiply(session, asked[0], 2)
@@ -263,7 +262,7 @@ def test_a_full_batch_begins_at_once_and_leaves_the_rest_to_the_next(desk: Desk)
         view = jobs.open_batch(session, model, epoch=epoch, now=desk.clock())
         assert view is not None
         assert len(view.requests) == LARGEST
-        assert len(jobs.Jobs(session).free_targets(model, limit=LARGEST)) == 1
+        assert len(Jobs(session).free_targets(model, limit=LARGEST)) == 1
     assert _reason(desk) == "size"
 
 
@@ -382,22 +381,16 @@ def test_nobody_runs_what_does_not_exist(desk: Desk) -> None:
 def test_a_seed_is_its_parents_and_its_places(desk: Desk, people: UUID) -> None:
     """Two lines whose live versions are the same bytes: the same seeds, job by job, and never one twice."""
     lines = [desk.world.model(name, people) for name in ("one", "two")]
-    desk.asked(ADA)
-    first = [desk.opened(line) for line in lines]
-    assert first[0].seed == first[1].seed
-    for view in first:
-        _conclude(desk, desk.onward(view, JobStage.UNLEARN))
-    desk.asked(BOB)
-    second = [desk.opened(line) for line in lines]
-    assert second[0].seed == second[1].seed != first[0].seed
-    with desk.transaction() as session:
-        session.execute(update(ModelVersion).values(manifest="11" * 32))
-        session.execute(text("DELETE FROM job_steps"))
-        session.execute(update(Model).values(live_version_id=Model.live_version_id))
-    other = desk.world.model("three", people)
-    desk.asked(EVE, BOB)
-    assert desk.opened(other).seed == first[0].seed, "the place in its own line, not in the world"
-    assert 0 <= first[0].seed < 2**63
+    seeds = []
+    for person in (ADA, BOB):
+        desk.asked(person)
+        views = [desk.opened(line) for line in lines]
+        seeds.append({view.seed for view in views})
+        for view in views:
+            _conclude(desk, view)
+    assert [len(each) for each in seeds] == [1, 1]
+    assert seeds[0].isdisjoint(seeds[1])
+    assert all(0 <= seed < 2**63 for each in seeds for seed in each)
 
 
 def test_another_parent_is_another_seed(desk: Desk, people: UUID) -> None:
@@ -408,3 +401,541 @@ def test_another_parent_is_another_seed(desk: Desk, people: UUID) -> None:
         )
     desk.asked(ADA)
     assert desk.opened(lines[0]).seed != desk.opened(lines[1]).seed
+
+
+# Claiming
+
+
+def test_claiming_begins_the_work_on_every_request(desk: Desk, model: UUID) -> None:
+    asked = {desk.asked(ADA), desk.asked(BOB)}
+    view = desk.at(model, JobStage.UNLEARN)
+    assert set(view.requests) == asked
+    assert (view.stage, view.engine, view.anchor_id) == (JobStage.UNLEARN, "gradient", view.parent_id)
+    assert (view.plan, view.policy_digest) == ({"sentinels": [1], "controls": [2]}, POLICY)
+    assert {desk.request(each)[0] for each in asked} == {"unlearning"}
+    again = desk.claimed(view)
+    assert again == view, "killed in the middle, it is claimed once more"
+
+
+def test_a_stage_that_is_not_due_is_not_claimed(desk: Desk, model: UUID) -> None:
+    desk.asked(ADA)
+    view = desk.opened(model)
+    with desk.unchanged(), desk.transaction() as session:
+        for stage in (JobStage.UNLEARN, JobStage.VERIFY, JobStage.DONE):
+            assert jobs.claim(session, view.id, stage, epoch=view.epoch, now=desk.clock()) is None
+        assert jobs.claim(session, new_id(), JobStage.PLAN, epoch=view.epoch, now=desk.clock()) is None
+
+
+def test_who_withdrew_since_the_batch_was_made_is_left_out(desk: Desk, model: UUID) -> None:
+    gone, stays = desk.asked(ADA), desk.asked(BOB)
+    view = _planned(desk, model)
+    _withdraw(desk, gone)
+    claimed = desk.claimed(view)
+    assert claimed is not None
+    assert claimed.requests == (stays,)
+    assert desk.request(gone) == ("withdrawn", None)
+    assert desk.target(gone).job_id is None
+
+
+def test_whose_records_changed_since_the_approval_is_left_out_and_approved_again(
+    desk: Desk, model: UUID
+) -> None:
+    changed, stays = desk.asked(ADA), desk.asked(BOB)
+    view = _planned(desk, model)
+    desk.world.dataset("more", {ADA: ["more-1"]})
+    claimed = desk.claimed(view)
+    assert claimed is not None
+    assert claimed.requests == (stays,)
+    assert desk.request(changed)[0] == "awaiting_approval"
+
+
+def test_a_batch_that_nobody_is_left_in_is_over_and_nobody_is_blamed(desk: Desk, model: UUID) -> None:
+    alone = desk.asked(ADA)
+    view = _planned(desk, model)
+    _withdraw(desk, alone)
+    desk.hush()
+    assert desk.claimed(view) is None
+    job = desk.job(view.id)
+    assert (job.state, job.stage, job.concluded_at, job.failure) == ("concluded", "done", desk.clock(), None)
+    assert desk.bells() == {("plan", model)}, "whoever came meanwhile is looked at next"
+    desk.asked(BOB)
+    assert desk.opened(model).id != view.id
+
+
+# Stages
+
+
+def test_the_straight_line_of_a_job(desk: Desk, model: UUID) -> None:
+    asked = desk.asked(ADA)
+    opened = desk.opened(model)
+    states, rung = {}, []
+    for stage in list(JobStage)[:-1]:
+        view = desk.claimed(opened)
+        assert view is not None
+        assert view.stage is stage
+        states[stage.value] = desk.request(asked)[0]
+        desk.hush()
+        with desk.transaction() as session:
+            desk.step(session, view)
+        rung.append(desk.bells())
+    assert rung[:-1] == [{(each.value, opened.id)} for each in list(JobStage)[1:-1]]
+    assert rung[-1] == {("plan", model)}
+    view = opened
+    assert states == {
+        "plan": "scheduled", "unlearn": "unlearning", "verify": "verifying", "certify": "verifying",
+        "publish": "publishing", "conclude": "publishing",
+    }  # fmt: skip
+    job = desk.job(view.id)
+    assert (job.state, job.stage, job.attempt, job.concluded_at) == ("concluded", "done", 1, desk.clock())
+    assert job.candidate_id is not None
+    with desk.transaction() as session:
+        steps = jobs.steps(session, view.id)
+        shown = jobs.read(session, view.id)
+    assert [step["stage"] for step in steps] == [each.value for each in list(JobStage)[:-1]]
+    assert [step["seconds"] for step in steps] == [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]
+    assert {step["attempt"] for step in steps} == {1}
+    assert shown.history == [
+        {"attempt": 1, "engine": "gradient", "outcome": "passed", "reasons": [], "seconds": 3.0}
+    ]
+    assert [kind for kind in desk.events() if kind.startswith("job.")] == [
+        "job.opened", "job.planned", "job.concluded",
+    ]  # fmt: skip
+
+
+def test_who_leaves_a_passed_batch_waits_for_the_next_engine_and_the_others_go_on(
+    desk: Desk, model: UUID
+) -> None:
+    leaving, stays = desk.asked(ADA), desk.asked(BOB)
+    view = desk.at(model, JobStage.VERIFY)
+    with desk.transaction() as session:
+        jobs.passed(session, view, leaving=[leaving], held={}, output={}, seconds=1, at=desk.clock())
+    left, stayed = desk.target(leaving), desk.target(stays)
+    assert (left.stage, left.job_id, left.engine_floor, left.held) == ("scheduled", None, "retrain", None)
+    assert (left.looks, stayed.looks) == (1, 1), "the audit material of both was used"
+    assert desk.request(leaving) == ("scheduled", "verification")
+    assert desk.request(stays) == ("verifying", None)
+    onward = desk.claimed(view)
+    assert onward is not None
+    assert (onward.stage, onward.requests, onward.looks) == (JobStage.CERTIFY, (stays,), {stays: 1})
+
+
+def test_after_the_last_engine_the_floor_stays_the_last(desk: Desk, model: UUID) -> None:
+    leaving, held = desk.asked(ADA), desk.asked(BOB)
+    view = desk.at(model, JobStage.VERIFY, engine="retrain")
+    with desk.transaction() as session:
+        jobs.passed(
+            session, view, leaving=[leaving, held], held={held: "detected"}, output={}, seconds=1,
+            at=desk.clock(),
+        )  # fmt: skip
+    assert [desk.target(each).engine_floor for each in (leaving, held)] == ["retrain", "retrain"]
+    assert [desk.target(each).held for each in (leaving, held)] == [None, "detected"]
+    assert desk.request(held) == ("scheduled", "detected")
+    assert desk.job(view.id).history[0]["reasons"] == ["detected"]
+
+
+def test_an_exact_result_detected_for_all_is_set_aside_and_is_nobodys_failure(
+    desk: Desk, model: UUID
+) -> None:
+    asked = [desk.asked(ADA), desk.asked(BOB)]
+    view = desk.at(model, JobStage.VERIFY, engine="retrain")
+    desk.hush()
+    with desk.transaction() as session:
+        _set_aside(desk, session, view)
+    job, line = desk.job(view.id), desk.model(model)
+    assert (job.state, job.stage, job.failure) == ("concluded", "done", None)
+    assert (line.failed_jobs, line.breaker, line.attention) == (0, "closed", None)
+    assert desk.bells() == {("plan", model)}
+    for request_id in asked:
+        target = desk.target(request_id)
+        assert (target.stage, target.job_id, target.held, target.looks) == ("scheduled", None, "detected", 1)
+        assert desk.request(request_id) == ("scheduled", "detected")
+    assert job.history[0]["outcome"] == "held"
+    assert "job.set_aside" in desk.events()
+
+
+# The ladder
+
+
+@pytest.mark.parametrize("stage", [JobStage.UNLEARN, JobStage.VERIFY])
+def test_the_next_rung_is_tried_on_the_whole_batch(desk: Desk, model: UUID, stage: JobStage) -> None:
+    asked = [desk.asked(ADA), desk.asked(BOB)]
+    view = desk.at(model, stage)
+    first = desk.job(view.id).candidate_id
+    with desk.transaction() as session:
+        session.execute(update(Job).values(failures=2, kills=1))
+    desk.hush()
+    with desk.transaction() as session:
+        assert _escalated(stage)(desk, session, view) == "retrain"
+    job = desk.job(view.id)
+    assert (job.state, job.stage, job.attempt, job.engine) == ("running", "unlearn", 2, "retrain")
+    assert (job.candidate_id, job.failures, job.kills) == (None, 0, 0)
+    assert desk.bells() == {("unlearn", view.id)}
+    assert [desk.request(each)[0] for each in asked] == ["unlearning", "unlearning"]
+    assert [desk.target(each).looks for each in asked] == [int(stage is JobStage.VERIFY)] * 2
+    again = desk.claimed(view)
+    assert again is not None
+    assert (again.attempt, again.engine, again.seed) == (2, "retrain", view.seed)
+    done = desk.onward(again, JobStage.CERTIFY)
+    assert done.candidate_id not in {None, first}
+    with desk.transaction() as session:
+        steps = [(step["attempt"], step["stage"]) for step in jobs.steps(session, view.id)]
+    assert steps[-3:] == [(1, stage.value), (2, "unlearn"), (2, "verify")]
+    assert [each["outcome"] for each in desk.job(view.id).history] == [
+        "refused" if stage is JobStage.UNLEARN else "insufficient",
+        "passed",
+    ]
+
+
+def test_above_the_last_rung_the_job_has_failed_and_what_it_made_is_destroyed(
+    desk: Desk, model: UUID
+) -> None:
+    asked = desk.asked(ADA)
+    view = desk.at(model, JobStage.VERIFY, engine="retrain")
+    assert view.candidate_id is not None
+    desk.hush()
+    with desk.transaction() as session:
+        assert _escalated(JobStage.VERIFY)(desk, session, view) is None
+    job, target = desk.job(view.id), desk.target(asked)
+    assert (job.state, job.failure, job.concluded_at) == ("failed", "insufficient", desk.clock())
+    assert desk.version(view.candidate_id).state == "condemned"
+    assert (target.stage, target.job_id, target.engine_floor) == ("scheduled", None, "retrain")
+    assert (target.held, target.looks) == (None, 1)
+    assert desk.request(asked) == ("scheduled", "verification")
+    assert desk.model(model).failed_jobs == 1
+    assert {"job.escalated", "job.failed"} <= set(desk.events())
+    assert desk.bells() == set(), "the planner takes it up by its batch policy"
+
+
+def test_a_refusal_of_the_last_engine_leaves_no_candidate_to_condemn(desk: Desk, model: UUID) -> None:
+    asked = desk.asked(ADA)
+    view = desk.at(model, JobStage.UNLEARN, engine="retrain")
+    with desk.transaction() as session:
+        assert _escalated(JobStage.UNLEARN)(desk, session, view) is None
+    assert desk.job(view.id).state == "failed"
+    assert desk.request(asked) == ("scheduled", "verification")
+    assert desk.target(asked).looks == 0, "nothing was measured"
+
+
+def test_two_failed_jobs_in_a_row_open_the_breaker_and_one_that_concludes_closes_the_count(
+    desk: Desk, model: UUID
+) -> None:
+    desk.asked(ADA)
+    _fail(desk, desk.at(model, JobStage.UNLEARN))
+    _conclude(desk, desk.opened(model))
+    assert desk.model(model).failed_jobs == 0
+    desk.asked(BOB)
+    for failed in range(1, FAILED_JOBS_MAX + 1):
+        assert desk.model(model).breaker == "closed"
+        _fail(desk, desk.at(model, JobStage.UNLEARN))
+        assert desk.model(model).failed_jobs == failed
+    line = desk.model(model)
+    assert (line.breaker, line.attention) == ("open", "breaker")
+    with desk.transaction() as session:
+        assert jobs.due(session, now=desk.clock()) == []
+        jobs.release_lease(session, model, epoch=line.lease_epoch)
+        assert jobs.take_lease(session, model, owner="one", seconds=60) is None
+    with desk.transaction() as session:
+        registry.resume(session, "assistant", principal_id=desk.approver, at=desk.clock())
+    line = desk.model(model)
+    assert (line.breaker, line.attention, line.failed_jobs) == ("closed", None, 0)
+    assert desk.opened(model) is not None
+
+
+# Failures and waits
+
+
+def _record(desk: Desk, view: JobView, stage: Stage, *, killed: bool = False, most: int = ATTEMPTS) -> None:
+    ids = {Stage.PLAN: view.model_id, Stage.PREPARE: view.parent_id}
+    with desk.transaction() as session:
+        jobs.record_failure(
+            session, stage, ids.get(stage, view.id), epoch=view.epoch, code="exit_70", killed=killed,
+            attempts_max=most, at=desk.clock(),
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("killed", [True, False])
+def test_a_stage_is_given_up_after_so_many_of_one_kind_and_the_kinds_are_counted_apart(
+    desk: Desk, model: UUID, *, killed: bool
+) -> None:
+    asked = desk.asked(ADA)
+    view = desk.at(model, JobStage.VERIFY)
+    for _ in range(ATTEMPTS - 1):
+        _record(desk, view, Stage.VERIFY, killed=killed)
+        _record(desk, view, Stage.VERIFY, killed=not killed)
+    job = desk.job(view.id)
+    assert (job.state, job.failures, job.kills) == ("running", ATTEMPTS - 1, ATTEMPTS - 1)
+    _record(desk, view, Stage.VERIFY, killed=killed)
+    job = desk.job(view.id)
+    assert (job.state, job.failure) == ("failed", "exit_70")
+    assert (job.failures, job.kills)[killed] == ATTEMPTS
+    assert desk.request(asked) == ("scheduled", "job_failed")
+    assert desk.target(asked).engine_floor == "gradient"
+    assert view.candidate_id is not None
+    assert desk.version(view.candidate_id).state == "condemned"
+    assert desk.events().count("job.stage_failed") == 2 * ATTEMPTS - 1
+    with desk.unchanged():
+        _record(desk, view, Stage.VERIFY)
+
+
+def test_a_stage_that_went_well_forgets_the_failures_before_it(desk: Desk, model: UUID) -> None:
+    desk.asked(ADA)
+    view = desk.at(model, JobStage.UNLEARN)
+    _record(desk, view, Stage.UNLEARN)
+    _record(desk, view, Stage.UNLEARN, killed=True)
+    view = desk.onward(view, JobStage.VERIFY)
+    job = desk.job(view.id)
+    assert (job.failures, job.kills) == (0, 0)
+
+
+def test_a_plan_that_fails_gives_everything_back_as_it_was(desk: Desk, model: UUID) -> None:
+    """What was learned of a request before, the engine that is not worth trying, is not forgotten."""
+    asked = desk.asked(ADA)
+    view = desk.opened(model)
+    with desk.transaction() as session:
+        session.execute(text("UPDATE request_targets SET engine_floor = 'retrain'"))
+    _record(desk, view, Stage.PLAN, most=1)
+    target = desk.target(asked)
+    assert desk.job(view.id).state == "failed"
+    assert (target.stage, target.job_id, target.engine_floor) == ("scheduled", None, "retrain")
+    assert desk.request(asked) == ("scheduled", "job_failed")
+
+
+def test_a_plan_that_fails_before_there_is_a_job_fails_nothing(desk: Desk, model: UUID) -> None:
+    desk.asked(ADA)
+    epoch = desk.lease(model)
+    with desk.unchanged(), desk.transaction() as session:
+        jobs.record_failure(
+            session,
+            Stage.PLAN,
+            model,
+            epoch=epoch,
+            code="failed",
+            killed=False,
+            attempts_max=1,
+            at=desk.clock(),
+        )
+
+
+@pytest.mark.parametrize("stage", [JobStage.PUBLISH, JobStage.CONCLUDE])
+def test_what_users_may_be_served_already_is_never_failed(desk: Desk, model: UUID, stage: JobStage) -> None:
+    asked = desk.asked(ADA)
+    view = desk.at(model, stage)
+    for _ in range(ATTEMPTS - 1):
+        _record(desk, view, Stage(stage))
+    assert desk.model(model).attention is None
+    for _ in range(2):
+        _record(desk, view, Stage(stage))
+    job = desk.job(view.id)
+    assert (job.state, job.stage, job.failure) == ("running", stage.value, None)
+    assert view.candidate_id is not None
+    assert desk.version(view.candidate_id).state == "candidate"
+    assert desk.request(asked)[0] == "publishing"
+    assert desk.model(model).attention == stage.value
+    _conclude(desk, view)
+
+
+def test_a_wait_is_told_costs_nothing_and_is_over_when_the_stage_is(desk: Desk, model: UUID) -> None:
+    desk.asked(ADA)
+    view = desk.at(model, JobStage.PUBLISH)
+    with desk.transaction() as session:
+        jobs.record_wait(session, model, epoch=view.epoch)
+    assert desk.model(model).attention == WAITING
+    job = desk.job(view.id)
+    assert (job.state, job.failures, job.kills) == ("running", 0, 0)
+    desk.onward(view, JobStage.CONCLUDE)
+    assert desk.model(model).attention is None
+
+
+def test_a_wait_hides_nothing_graver(desk: Desk, model: UUID) -> None:
+    desk.asked(ADA)
+    view = desk.at(model, JobStage.UNLEARN)
+    with desk.transaction() as session:
+        session.execute(update(Model).values(attention="references"))
+    with desk.transaction() as session:
+        jobs.record_wait(session, model, epoch=view.epoch)
+    desk.onward(view, JobStage.VERIFY)
+    assert desk.model(model).attention == "references"
+
+
+def test_progress_is_shown_and_is_gone_with_its_stage(desk: Desk, model: UUID) -> None:
+    desk.asked(ADA)
+    view = desk.at(model, JobStage.UNLEARN)
+    with desk.transaction() as session:
+        jobs.progress(session, view.id, {"step": 3, "steps": 9})
+        jobs.progress(session, new_id(), {"step": 1})
+    with desk.transaction() as session:
+        assert jobs.read(session, view.id).progress == {"step": 3, "steps": 9}
+    desk.onward(view, JobStage.VERIFY)
+    assert desk.job(view.id).progress == {}
+
+
+# Preparing
+
+
+def test_a_version_that_cannot_be_made_is_given_up_and_its_requests_go_on_without_it(
+    desk: Desk, people: UUID
+) -> None:
+    model = desk.world.model("late", people)
+    with desk.transaction() as session:
+        version = session.scalars(select(ModelVersion)).one()
+        version.state, version.manifest = "preparing", None
+        session.get_one(Model, model).live_version_id = None
+    asked = desk.asked(ADA)
+    epoch = desk.lease(model)
+    desk.hush()
+    for attempt in range(PREPARE_FAILURES_MAX):
+        assert desk.version(version.id).state == "preparing"
+        assert desk.request(asked) == ("scheduled", None)
+        with desk.transaction() as session:
+            jobs.record_failure(
+                session, Stage.PREPARE, version.id, epoch=epoch, code="exit_70", killed=False,
+                attempts_max=PREPARE_FAILURES_MAX, at=desk.clock(),
+            )  # fmt: skip
+        assert desk.version(version.id).failures == attempt + 1
+    failed = desk.version(version.id)
+    assert (failed.state, failed.failure) == ("failed", "exit_70")
+    assert desk.request(asked)[0] == "awaiting_approval", "of other models: none, and a person says so"
+    with desk.transaction() as session:
+        assert erasure.read(session, asked).targets == ()
+        assert jobs.due(session, now=desk.clock() + timedelta(days=2)) == []
+
+
+def test_references_that_cannot_be_made_are_given_up_and_whoever_waits_for_them_is_told(
+    desk: Desk, model: UUID
+) -> None:
+    asked = desk.asked(ADA)
+    view = desk.opened(model)
+    with desk.transaction() as session:
+        jobs.release_lease(session, model, epoch=view.epoch)
+        assert (Stage.PREPARE, view.parent_id) in jobs.due(session, now=desk.clock())
+    held = at_epoch(view, desk.lease(model))
+    _record(desk, held, Stage.PREPARE, killed=True, most=1)
+    assert desk.version(view.parent_id).state == "live", "users are served as before"
+    assert desk.model(model).attention == "references"
+    assert desk.request(asked) == ("scheduled", "references")
+    assert desk.job(view.id).state == "running"
+    with desk.transaction() as session:
+        jobs.release_lease(session, model, epoch=held.epoch)
+        assert (Stage.PREPARE, view.parent_id) not in jobs.due(session, now=desk.clock())
+        registry.resume(session, "assistant", principal_id=desk.approver, at=desk.clock())
+        assert (Stage.PREPARE, view.parent_id) in jobs.due(session, now=desk.clock())
+
+
+def test_a_trained_version_that_could_not_be_served_is_tried_again_once_resumed(
+    desk: Desk, people: UUID
+) -> None:
+    model = desk.world.model("late", people)
+    with desk.transaction() as session:
+        version = session.scalars(select(ModelVersion)).one()
+        version.state = "candidate"
+        session.get_one(Model, model).live_version_id = None
+    epoch = desk.lease(model)
+    with desk.transaction() as session:
+        jobs.record_failure(
+            session, Stage.PREPARE, version.id, epoch=epoch, code="exit_70", killed=False, attempts_max=1,
+            at=desk.clock(),
+        )  # fmt: skip
+        jobs.release_lease(session, model, epoch=epoch)
+    assert desk.version(version.id).state == "candidate"
+    with desk.transaction() as session:
+        assert jobs.due(session, now=desk.clock()) == []
+        registry.resume(session, "late", principal_id=desk.approver, at=desk.clock())
+        assert jobs.due(session, now=desk.clock()) == [(Stage.PREPARE, version.id)]
+
+
+def test_preparation_that_comes_further_forgets_what_went_wrong_before(desk: Desk, model: UUID) -> None:
+    epoch = desk.lease(model)
+    with desk.transaction() as session:
+        session.execute(update(ModelVersion).values(failures=2, kills=1))
+        version_id = session.scalars(select(ModelVersion.id)).one()
+        jobs.record_wait(session, model, epoch=epoch)
+    with desk.transaction() as session:
+        jobs.prepared(session, version_id, epoch=epoch)
+    version = desk.version(version_id)
+    assert (version.failures, version.kills, desk.model(model).attention) == (0, 0, None)
+
+
+# What is due
+
+
+def test_what_is_due_is_what_nobody_is_at(desk: Desk, model: UUID) -> None:
+    with desk.transaction() as session:
+        session.add_all(
+            ReferenceModel(id=new_id(), model_id=model, shard=shard, manifest="aa" * 32, saw="bb" * 32)
+            for shard in range(4)
+        )
+
+    def due() -> list[tuple[Stage, UUID]]:
+        with desk.transaction() as session:
+            return jobs.due(session, now=desk.clock())
+
+    assert due() == []
+    desk.asked(ADA)
+    assert due() == [], "a batch waits for company"
+    desk.ask_now(model)
+    assert due() == [(Stage.PLAN, model)]
+    view = desk.opened(model)
+    assert due() == [], "it is held"
+    desk.end_lease(model)
+    assert due() == [(Stage.PLAN, model)]
+    view = desk.onward(at_epoch(view, desk.lease(model)), JobStage.VERIFY)
+    with desk.transaction() as session:
+        jobs.release_lease(session, model, epoch=view.epoch)
+    assert due() == [(Stage.VERIFY, view.id)]
+    with desk.transaction() as session:
+        assert jobs.unfinished(session) == (frozenset({view.id}), frozenset())
+
+
+# Helpers
+
+
+def _reason(desk: Desk) -> str:
+    """Return why the last job was opened, as the audit chain says."""
+    with desk.transaction() as session:
+        opened = [each for each in audit.listing(session) if each.kind == "job.opened"]
+    return str(opened[-1].body["reason"])
+
+
+def _multiply(session: Session, request_id: UUID, times: int) -> None:
+    """Let as many others wait for the same model, as this request does."""
+    columns = (
+        "version, state, submitted_by, subject_macs, record_set_hash, records_matched, received_at,"
+        " received_on, due_on, due_at, calendar"
+    )
+    session.execute(
+        text(
+            f"WITH others AS (INSERT INTO erasure_requests (id, {columns})"
+            f" SELECT gen_random_uuid(), {columns} FROM erasure_requests, generate_series(1, :times)"
+            " WHERE id = :id RETURNING id)"
+            " INSERT INTO request_targets (request_id, model_id, stage, looks)"
+            " SELECT others.id, model_id, 'scheduled', 0 FROM others, request_targets WHERE request_id = :id"
+        ),
+        {"id": request_id, "times": times},
+    )
+
+
+def _planned(desk: Desk, model: UUID) -> JobView:
+    """Return a job that is planned and has begun nothing."""
+    view = desk.opened(model)
+    with desk.transaction() as session:
+        desk.step(session, view)
+    return view
+
+
+def _withdraw(desk: Desk, request_id: UUID) -> None:
+    with desk.transaction() as session:
+        erasure.withdraw(session, request_id, principal_id=desk.world.owner, at=desk.clock())
+
+
+def _fail(desk: Desk, view: JobView) -> None:
+    with desk.transaction() as session:
+        _failure(Stage.UNLEARN)(desk, session, view)
+
+
+def _conclude(desk: Desk, view: JobView) -> None:
+    """Do all that is left of a job."""
+    current = desk.claimed(view)
+    assert current is not None
+    last = desk.onward(current, JobStage.CONCLUDE)
+    with desk.transaction() as session:
+        desk.step(session, last)
