@@ -8,6 +8,7 @@ before it is needed; the file lies in a private directory that is emptied when t
 Knows no weights.
 """
 
+import hmac
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -118,6 +119,14 @@ class LineUp:
             for cluster, rows in merged.items()
         )
 
+    def outstanding(self, gone: Iterable[RecordRow]) -> tuple[ForgetSubject, ...]:
+        """Return whom earlier jobs erased and a recorded training still had, as far as this one does not."""
+        now = {row.id for row in self.forgotten()}
+        return tuple(
+            ForgetSubject(subject=group_of(cluster), keys=tuple(key_of(row) for row in rows), teacher=None)
+            for cluster, rows in _by_cluster([row for row in gone if row.id not in now]).items()
+        )
+
     def forgotten(self) -> list[RecordRow]:
         """Return every record of the forget set, once each."""
         rows = {
@@ -194,6 +203,16 @@ def _some(
     there = _by_cluster(among)
     taken = sorted(_drawn(there, seed=seed.to_bytes(8, "big"))[:wanted])
     return {cluster: there[cluster] for cluster in taken}
+
+
+def placement_key(context: Context, dataset_id: UUID, work: Path) -> Path:
+    """Write a data set's placement key for one run: where its records stand in a recorded training."""
+    path = work / "placement.key"
+    path.touch(mode=0o600)
+    path.write_bytes(
+        hmac.digest(context.keyring.placement, b"lethe/placement/v1\0" + dataset_id.bytes, "sha256")
+    )
+    return path
 
 
 def shard_of(context: Context, cluster: bytes, references: int) -> int:

@@ -16,6 +16,7 @@ from uuid import UUID
 
 from app.jobs import service as jobs
 from app.jobs.service import JobView
+from app.records import service as records
 from app.records.reading import RecordRow
 from app.registry import service as registry
 from app.registry import weights
@@ -29,9 +30,11 @@ from workers import material
 from workers.context import Context
 from workers.launcher import Outcome
 from workers.material import Draw, LineUp
-from workers.unlearning.spec import MeasureSpec, Recipe, Spec, TrainSpec, UnlearnSpec
+from workers.unlearning.spec import Layout, MeasureSpec, Recipe, Spec, TrainSpec, UnlearnSpec
 
 PROGRESS_SECONDS = 1.0
+HISTORY = "history"
+"""Where a recorded run leaves its history, below its output."""
 
 Show = Callable[[dict[str, object]], None]
 
@@ -75,11 +78,15 @@ def trainings(
     }
     if version.engine == "train" and version.manifest is None:
         wanted = {None: list(rows), **wanted}
+    layout = _layout(model)
+    key = material.placement_key(context, model.dataset_id, work) if layout is not None else None
     specs = {}
     for shard, chosen in wanted.items():
         out = _made(work / ("model" if shard is None else f"reference-{shard}"))
         path = material.write(context, model.dataset_id, chosen, out / "records.jsonl")
-        specs[shard] = TrainSpec(recipe=recipe, base=base, records=path, out=out)
+        specs[shard] = TrainSpec(
+            recipe=recipe, base=base, records=path, out=out, layout=layout, placement_key=key
+        )
     return specs
 
 
@@ -95,6 +102,8 @@ def unlearning(
     """Return what an engine is told: never the cohort or the references that will judge."""
     with context.transaction() as session:
         references = {str(each.shard): each.manifest for each in registry.references(session, view.model_id)}
+        gone = records.erased_since(session, view.model_id, anchor.created_at, besides=anchor.job_id)
+    recorded = anchor.history is not None
     subjects = who.forget_subjects()
     probe = who.probe()
     rows = [*who.forgotten(), *who.retain, *(row for subject in who.dev for row in subject)]
@@ -104,6 +113,9 @@ def unlearning(
         anchor=_staged(context, str(anchor.manifest), work / "anchor"),
         base=_staged(context, str(model.base_manifest), work / "base"),
         recipe=_recipe(model),
+        history=_staged(context, str(anchor.history), work / HISTORY) if recorded else None,
+        placement_key=material.placement_key(context, view.dataset_id, work) if recorded else None,
+        outstanding=who.outstanding(gone) if recorded else (),
         sealed=tuple(_fetched(context, str(each.delta), work / f"delta-{each.id}") for each in later),
         references={
             shard: _staged(context, references[shard], work / f"reference-{shard}")
@@ -177,6 +189,8 @@ def given(view: JobView, who: LineUp, model: Model, anchor: ModelVersion) -> dic
     return {
         "anchor": anchor.manifest,
         "base": model.base_manifest,
+        "history": anchor.history,
+        "layout": dict(model.layout) if model.layout is not None else None,
         "recipe": dict(model.recipe) if model.recipe is not None else None,
         "retained": {"root": tree.root(retained).hex(), "size": len(retained)},
         "seed": view.seed % 2**31,
@@ -220,6 +234,10 @@ def _fetched(context: Context, digest: str, into: Path) -> Path:
 def _made(path: Path) -> Path:
     path.mkdir(parents=True, exist_ok=True, mode=0o700)
     return path
+
+
+def _layout(model: Model) -> Layout | None:
+    return None if model.layout is None else Layout(**model.layout)  # type: ignore[arg-type]  # made at registration
 
 
 def _recipe(model: Model) -> Recipe | None:

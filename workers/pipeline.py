@@ -11,7 +11,6 @@ A stage that was done already finds nothing to claim and returns. Whatever holds
 """
 
 import argparse
-import json
 import os
 import shutil
 import signal
@@ -19,9 +18,8 @@ import stat
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from hashlib import sha256
-from pathlib import Path
 from uuid import UUID
 
 from app import telemetry
@@ -38,25 +36,21 @@ from app.queue import Stage
 from app.records import ingestion
 from app.records import service as records
 from app.records.content import canonical
-from app.records.reading import DatasetChanged, RecordRow
+from app.records.reading import DatasetChanged
 from app.registry import service as registry
 from app.registry import weights
 from app.serving import service as serving
-from app.storage import locations
 from app.storage.database import DatabaseAway, Session
-from app.tables import Model, ModelVersion
-from app.transparency import tree
 from app.verification import policy as policies
 from app.verification import service as verification
 from workers import context as composition
-from workers import housekeeping, material, orders
+from workers import housekeeping, material, orders, results
 from workers.context import Context
 from workers.launcher import Outcome, RunFailed
 from workers.material import Draw
 from workers.unlearning.spec import (
     EXIT_FAILED,
     EXIT_RESUMABLE,
-    TrainSpec,
 )
 
 EXIT_FENCED = 77
@@ -89,9 +83,9 @@ def prepare(version_id: UUID, epoch: int, context: Context) -> None:
     orders.run(context, list(specs.values()), lambda body: _show_version(context, version_id, body))
     reach("prepare.computed")
     for shard, spec in specs.items():
-        _record_trained(context, version, model, shard, spec, rows, epoch=epoch)
+        results.record_trained(context, version, model, shard, spec, rows, epoch=epoch)
     if version.engine == "upload" and version.manifest is None:
-        _record_upload(context, version, epoch=epoch, work=work)
+        results.record_upload(context, version, epoch=epoch, work=work)
     reach("prepare.recorded")
     if model.live_version_id is None:
         _serve(context, model.id, version_id, parent_id=None, epoch=epoch, erasure_epoch_step=0)
@@ -119,12 +113,11 @@ def plan(model_id: UUID, epoch: int, context: Context) -> None:
     reach("plan.computed")
     seconds = registry.training_seconds(anchor) if model.recipe is not None else None
     with context.transaction() as session:
-        ladder = escalation.load(view.jobs_policy).ladder
-        floor = erasure.engine_floor(session, view.requests, model_id, ladder=ladder)
+        floor = erasure.engine_floor(session, view.requests, model_id, ladder=view.policy.ladder)
         jobs.planned(
             session,
             view,
-            engine=escalation.first(escalation.load(view.jobs_policy), floor=floor, exact_seconds=seconds),
+            engine=escalation.first(view.policy, floor=floor, exact_seconds=seconds),
             anchor_id=anchor.id,
             plan={
                 "sentinels": [row.id for rows in line_up.sentinels.values() for row in rows],
@@ -160,13 +153,14 @@ def unlearn(job_id: UUID, epoch: int, context: Context) -> None:
     made = weights.adopt(context.objects, out / "model")
     delta = out / "delta.safetensors"
     sealed_delta = context.objects.put_file(delta) if delta.exists() else None
+    history = results.kept_history(context, out)
     statement = {**outcome.body, "given": orders.given(view, line_up, model, anchor)}
     reach("unlearn.adopted")
     with context.transaction() as session:
         candidate = registry.register_candidate(
             session, view.model_id, made, job_id=job_id, engine=str(view.engine), anchor_id=anchor.id,
-            parent_id=view.parent_id, delta=sealed_delta, exact=outcome.body["guarantee"] == "exact",
-            statement=statement, at=context.clock(),
+            parent_id=view.parent_id, delta=sealed_delta, history=history, statement=statement,
+            exact=outcome.body["guarantee"] == "exact", at=context.clock(),
         )  # fmt: skip
         jobs.made_candidate(
             session, view, candidate.id, output=_brief(outcome), seconds=seconds, at=context.clock()
@@ -284,8 +278,13 @@ def conclude(job_id: UUID, epoch: int, context: Context) -> None:
         jobs.hold(session, view.model_id, epoch=epoch)
         # Together: references that are rebuilt from here on must not see them again.
         gone = [row.id for row in line_up.forgotten()]
-        records.mark_erased(session, gone, model_id=view.model_id, at=context.clock())
+        records.mark_erased(session, gone, model_id=view.model_id, job_id=view.id, at=context.clock())
         registry.condemn_references(session, view.model_id, touched, at=context.clock())
+        if escalation.GUARANTEES[str(view.engine)] == "exact":
+            assert view.candidate_id is not None, "conclude follows unlearn"
+            registry.condemn_histories(
+                session, view.model_id, except_of=view.candidate_id, at=context.clock()
+            )
     assert view.candidate_id is not None, "conclude follows unlearn"
     destroyed = housekeeping.destroy_condemned(context)
     reach("conclude.destroyed")
@@ -323,7 +322,8 @@ def _refused(context: Context, view: JobView, outcome: Outcome, seconds: float) 
 
 
 def _agree(engine: str, outcome: Outcome) -> None:
-    """Refuse to go on if an engine says more of itself than the policy's table does."""
+    """Refuse to go on if an engine says more of itself than the policy's table does, or only hides."""
+    assert outcome.body["statement"]["aim"] == "erasure", "a suppression is no erasure"
     assert outcome.body["guarantee"] == escalation.GUARANTEES[engine], "an engine cannot promote itself"
 
 
@@ -362,48 +362,6 @@ def _serve(
         )  # fmt: skip
         then(session)
     serving.announce(context.backends, order)
-
-
-def _record_trained(
-    context: Context,
-    version: ModelVersion,
-    model: Model,
-    shard: int | None,
-    spec: TrainSpec,
-    rows: Sequence[RecordRow],
-    *,
-    epoch: int,
-) -> None:
-    """Store what a training run made: the version, or one reference with what it saw."""
-    made = weights.adopt(context.objects, spec.out / "model")
-    body = json.loads((spec.out / "outcome.json").read_bytes())
-    with context.transaction() as session:
-        jobs.prepared(session, version.id, epoch=epoch)
-        if shard is None:
-            registry.register_version(session, version.id, made, statement=body, at=context.clock())
-            return
-        saw = sorted(
-            row.content_mac
-            for row in rows
-            if material.shard_of(context, row.cluster, model.references_wanted) == shard
-        )
-        registry.add_reference(
-            session,
-            model.id,
-            shard=shard,
-            manifest=made.manifest,
-            saw=tree.root(saw).hex(),
-            at=context.clock(),
-        )
-
-
-def _record_upload(context: Context, version: ModelVersion, *, epoch: int, work: Path) -> None:
-    """Take weights that were trained elsewhere into the store."""
-    source = locations.copied(str(version.statement["upload"]), work / "upload")
-    made = weights.adopt(context.objects, source)
-    with context.transaction() as session:
-        jobs.prepared(session, version.id, epoch=epoch)
-        registry.register_version(session, version.id, made, statement={}, at=context.clock())
 
 
 def _canonical(context: Context, view: JobView, request_id: UUID) -> list[str]:

@@ -294,6 +294,37 @@ class VerdictReached(Event):
     at: datetime
 
 
+@dataclass(frozen=True)
+class ConfigurationTested(Event):
+    """A configuration of an engine was admitted for certificates on a model line, or refused."""
+
+    KIND: ClassVar[str] = "configuration.tested"
+
+    model: UUID
+    engine: str
+    configuration: str
+    state: str
+    tests: int
+    sentinels: int
+    losses: int
+    risk_upper: str
+    policy: str
+    at: datetime
+
+
+@dataclass(frozen=True)
+class QualificationLapsed(Event):
+    """A configuration may certify no longer: its time is over, or its sentinels' record broke."""
+
+    KIND: ClassVar[str] = "qualification.lapsed"
+
+    model: UUID
+    engine: str
+    configuration: str
+    reason: str
+    at: datetime
+
+
 # Certificates, of app.certificates
 
 
@@ -391,6 +422,30 @@ class RecordsListed(Event):
     dataset: UUID
     principal: UUID
     records: int
+    at: datetime
+
+
+@dataclass(frozen=True)
+class HistoryCondemned(Event):
+    """The record of a training that met somebody who is erased is to be destroyed."""
+
+    KIND: ClassVar[str] = "history.condemned"
+
+    version: UUID
+    model: UUID
+    manifest: str
+    at: datetime
+
+
+@dataclass(frozen=True)
+class HistoryDestroyed(Event):
+    """The record of that training is no more in the store."""
+
+    KIND: ClassVar[str] = "history.destroyed"
+
+    version: UUID
+    model: UUID
+    manifest: str
     at: datetime
 
 

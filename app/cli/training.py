@@ -78,6 +78,12 @@ def train_model(
     recipe: Annotated[
         Path, typer.Option(help="How to train, as JSON or TOML: seed, epochs, learning_rate, ...")
     ],
+    slices: Annotated[
+        int | None,
+        typer.Option(
+            help="Record the training in so many slices: exact unlearning then repeats a part of it."
+        ),
+    ] = None,
     references: Annotated[
         int | None, typer.Option(help="Reference models trained alongside; 4 by default.")
     ] = None,
@@ -101,6 +107,8 @@ def train_model(
     }
     if references is not None:
         body["references"] = references
+    if slices is not None:
+        body["recorded"] = {"slices": slices}
     _create(body, wait=wait)
 
 

@@ -16,7 +16,13 @@ from app.signing import canonical
 
 Guarantee = Literal["exact", "bounded", "approximate"]
 
-GUARANTEES: dict[str, Guarantee] = {"gradient": "approximate", "retrain": "exact"}
+GUARANTEES: dict[str, Guarantee] = {
+    "gradient": "approximate",
+    "exact_replay": "exact",
+    "retrain": "exact",
+}
+NEEDS_HISTORY = frozenset({"exact_replay"})
+"""Engines that start from what the recorder kept of a training."""
 
 
 class JobsPolicy(BaseModel):
@@ -47,6 +53,12 @@ def load(name: str) -> JobsPolicy:
     unknown = set(policy.ladder) - GUARANTEES.keys()
     assert not unknown, f"the ladder names engines that do not exist: {sorted(unknown)}"
     return policy
+
+
+def climbable(policy: JobsPolicy, *, recorded: bool) -> JobsPolicy:
+    """Return the policy with the rungs that this line can stand on: recorded or not."""
+    ladder = tuple(each for each in policy.ladder if recorded or each not in NEEDS_HISTORY)
+    return policy.model_copy(update={"ladder": ladder})
 
 
 @cache

@@ -169,6 +169,7 @@ class Jobs:
                 JobStep.created_at >= since,
                 JobStep.output["engine"].astext == engine,
             )
+            .order_by(JobStep.created_at, JobStep.id)
         ).all()
 
     def unattended(self) -> Sequence[tuple[UUID, str]]:

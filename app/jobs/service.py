@@ -16,6 +16,7 @@ from app.audit import service as audit
 from app.erasure import service as erasure
 from app.errors import Conflict, LeaseLost, NotFound
 from app.jobs import escalation, lifecycle
+from app.jobs.escalation import JobsPolicy
 from app.jobs.lifecycle import JobStage, JobState
 from app.jobs.repository import Jobs, Leases
 from app.queue import Stage
@@ -63,6 +64,13 @@ class JobView:
     verification_policy: str
     jobs_policy: str
     assurance_min: str
+    recorded: bool
+    """Whether the line's training is recorded, so that an engine may start from its history."""
+
+    @property
+    def policy(self) -> JobsPolicy:
+        """Return the line's policy, with the rungs that it can stand on."""
+        return escalation.climbable(escalation.load(self.jobs_policy), recorded=self.recorded)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,13 +124,12 @@ def steps(session: Session, job_id: UUID) -> list[dict[str, object]]:
     ]
 
 
-def sentinel_record(session: Session, model_id: UUID, *, engine: str, since: datetime) -> tuple[int, int]:
-    """Return (failed, measured) sentinels of one engine on one model: its record so far (V19)."""
+def verifications(
+    session: Session, model_id: UUID, *, engine: str, since: datetime
+) -> list[tuple[UUID, datetime, Mapping[str, object]]]:
+    """Return (job, when, output) of every verification of one engine's work on a model, oldest first."""
     done = Jobs(session).verify_steps(model_id, engine=engine, since=since)
-    return (
-        sum(int(str(step.output.get("sentinel_failures", 0))) for step in done),
-        sum(int(str(step.output.get("sentinels", 0))) for step in done),
-    )
+    return [(step.job_id, step.created_at, step.output) for step in done]
 
 
 def _shown(session: Session, job: Job) -> JobShown:
@@ -371,8 +378,7 @@ def passed(
 ) -> None:
     """Record a verdict good enough for all but `leaving`: they wait for a stronger engine, or a person."""
     job = _job(session, view)
-    policy = escalation.load(view.jobs_policy)
-    floor = escalation.after(policy, str(view.engine)) or view.engine
+    floor = escalation.after(view.policy, str(view.engine)) or view.engine
     _looked(session, job)
     for request_id in leaving:
         attention = held.get(request_id, "verification")
@@ -425,7 +431,7 @@ def escalate(
         _looked(session, job)
     _step(session, job, view, output=output, seconds=seconds)
     _remember(job, view, outcome=outcome, reasons=reasons, seconds=seconds)
-    engine = escalation.after(escalation.load(view.jobs_policy), str(view.engine))
+    engine = escalation.after(view.policy, str(view.engine))
     audit.record(
         session,
         events.JobEscalated(
@@ -655,4 +661,5 @@ def _view(session: Session, job: Job, model: Model, epoch: int) -> JobView:
         verification_policy=model.verification_policy,
         jobs_policy=model.jobs_policy,
         assurance_min=model.assurance_min,
+        recorded=model.layout is not None,
     )

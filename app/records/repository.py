@@ -11,6 +11,7 @@ from sqlalchemy import (
     Row,
     Select,
     Text,
+    Uuid,
     and_,
     cast,
     exists,
@@ -172,6 +173,20 @@ class Records:
             )
         return self._rows(query.order_by(Record.position))
 
+    def erased_since(self, model_id: UUID, since: datetime, *, besides: UUID | None) -> Sequence[RecordRow]:
+        """Return the records that were erased from one model after an instant, but for those of one job."""
+        return self._rows(
+            select(*_ROW)
+            .join(RecordExclusion, RecordExclusion.record_id == Record.id)
+            .where(
+                RecordExclusion.model_id == model_id,
+                RecordExclusion.reason == "erased",
+                RecordExclusion.created_at > since,
+                RecordExclusion.job_id.is_distinct_from(besides),
+            )
+            .order_by(Record.position)
+        )
+
     def drawn(self, dataset_id: UUID) -> Sequence[bytes]:
         """Return the clusters of the held-back arm, erased or not, in a fixed order."""
         return self.session.scalars(
@@ -241,12 +256,16 @@ class Records:
         )
         return [(dataset_id, arm) for dataset_id, arm in erased]
 
-    def exclude(self, record_ids: Collection[int], *, model_id: UUID) -> Sequence[tuple[UUID, str]]:
+    def exclude(
+        self, record_ids: Collection[int], *, model_id: UUID, job_id: UUID | None
+    ) -> Sequence[tuple[UUID, str]]:
         """Mark records as erased from one model; return (dataset, arm) of each that was not so already."""
-        rows = select(literal(model_id), Record.id, literal("erased")).where(_among(record_ids))
+        rows = select(literal(model_id), Record.id, literal("erased"), literal(job_id, Uuid)).where(
+            _among(record_ids)
+        )
         made = self.session.scalars(
             insert(RecordExclusion)
-            .from_select(["model_id", "record_id", "reason"], rows)
+            .from_select(["model_id", "record_id", "reason", "job_id"], rows)
             .on_conflict_do_nothing()
             .returning(RecordExclusion.record_id)
         ).all()

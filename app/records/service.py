@@ -247,6 +247,13 @@ def grouped(records: Iterable[RecordRow]) -> Sequence[Group]:
     ]
 
 
+def erased_since(
+    session: Session, model_id: UUID, since: datetime, *, besides: UUID | None
+) -> Sequence[RecordRow]:
+    """Return the records that were erased from one model after an instant, but for those of one job."""
+    return Records(session).erased_since(model_id, since, besides=besides)
+
+
 def chosen(session: Session, record_ids: Collection[int]) -> Sequence[RecordRow]:
     """Return these records, erased or not, in file order."""
     return Records(session).chosen(record_ids)
@@ -312,7 +319,12 @@ def unsearched(session: Session) -> Sequence[UUID]:
 
 
 def mark_erased(
-    session: Session, record_ids: Collection[int], *, model_id: UUID | None = None, at: datetime
+    session: Session,
+    record_ids: Collection[int],
+    *,
+    model_id: UUID | None = None,
+    job_id: UUID | None = None,
+    at: datetime,
 ) -> int:
     """Take records out of one model's training, or of everything for good; return how many were still in.
 
@@ -320,7 +332,9 @@ def mark_erased(
     """
     stored = Records(session)
     erased = (
-        stored.erase(record_ids, at=at) if model_id is None else stored.exclude(record_ids, model_id=model_id)
+        stored.erase(record_ids, at=at)
+        if model_id is None
+        else stored.exclude(record_ids, model_id=model_id, job_id=job_id)
     )
     arms: dict[UUID, list[str]] = {}
     for dataset_id, arm in erased:

@@ -29,6 +29,7 @@ def create_model(
         dataset=body.dataset,
         base=body.base,
         recipe=None if body.recipe is None else body.recipe.model_dump(),
+        recorded=None if body.recorded is None else body.recorded.model_dump(),
         references=body.references_wanted,
         verification_policy=body.verification_policy,
         jobs_policy=body.jobs_policy,

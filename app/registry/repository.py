@@ -173,6 +173,12 @@ class Versions:
             select(ModelVersion).where(ModelVersion.state == state).order_by(ModelVersion.id)
         ).all()
 
+    def with_condemned_history(self) -> Sequence[ModelVersion]:
+        """Return the versions of which a history is to be destroyed."""
+        return self.session.scalars(
+            select(ModelVersion).where(ModelVersion.history_condemned.is_not(None)).order_by(ModelVersion.id)
+        ).all()
+
     def move(self, version_id: UUID, *, expected: Collection[str], to: str, **values: Any) -> bool:
         """Change a version that is in one of the expected states; False if it is in none of them."""
         moved = self.session.execute(

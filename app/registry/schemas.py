@@ -38,6 +38,17 @@ class Recipe(BaseModel):
     order: Literal["lethe/order/1"] = "lethe/order/1"
 
 
+class Recorded(BaseModel):
+    """Train slice by slice and keep the state before each, so that exact unlearning starts at a slice."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    slices: Annotated[int, Field(ge=2, le=256)] = 8
+    """More of them: less is trained again for one person, and more is kept."""
+    pool: Literal["own", "so_far"] = "own"
+    """What the epochs of a slice go over: its own records, or those of the slices before it as well."""
+
+
 class ModelCreate(BaseModel):
     """A model line: trained here by a recipe, or trained elsewhere and uploaded."""
 
@@ -50,6 +61,8 @@ class ModelCreate(BaseModel):
     """A Hugging Face directory: configuration and tokenizer, with weights when it is fine-tuned."""
     recipe: Recipe | None = None
     """None only for an upload of which nobody knows how it was trained."""
+    recorded: Recorded | None = None
+    """Keep the training's history, for exact unlearning at a share of a retraining; needs a recipe."""
     references: Annotated[int, Field(ge=0, le=REFERENCES_MAX)] | None = None
     """How many reference models to train alongside; 4 by default, 0 without a recipe."""
     verification_policy: Literal["default", "demo", "bench-small"] = "default"
@@ -63,6 +76,8 @@ class ModelCreate(BaseModel):
         """Refuse a line that cannot be trained, and too few references for teacher and judges."""
         if self.recipe is None and self.upload is None:
             raise PydanticCustomError("recipe_or_upload", "give a recipe, or weights trained elsewhere")
+        if self.recorded is not None and (self.recipe is None or self.upload is not None):
+            raise PydanticCustomError("recorded_needs_recipe", "only what is trained here is recorded")
         if 0 < self.references_wanted < REFERENCES_MIN:
             raise PydanticCustomError("references_few", "references are none, or at least four")
         if self.recipe is None and self.references_wanted:
@@ -111,6 +126,8 @@ class Model(BaseModel):
     dataset_id: DatasetId
     base: str
     recipe: dict[str, Any] | None
+    layout: dict[str, Any] | None
+    """How its training is cut into recorded slices; null if it is not recorded."""
     references_wanted: int
     references_ready: int
     verification_policy: str
@@ -169,6 +186,7 @@ def shown(overview: Any) -> Model:
         dataset_id=row.dataset_id,
         base=row.base_uri,
         recipe=row.recipe,
+        layout=row.layout,
         references_wanted=row.references_wanted,
         references_ready=overview.references_ready,
         verification_policy=row.verification_policy,

@@ -21,6 +21,8 @@ from app.storage.database import Session
 from app.tables import Dataset, Model, ModelVersion, ReferenceModel, new_id
 
 MODELS_MAX = 1000
+RECORDS_PER_STEP = 16
+"""On average, in a recorded training (E18)."""
 LINEAGE_MAX = 10_000
 
 
@@ -46,6 +48,7 @@ def create_model(
     dataset: str,
     base: str,
     recipe: Mapping[str, object] | None,
+    recorded: Mapping[str, object] | None = None,
     references: int,
     verification_policy: str,
     jobs_policy: str,
@@ -77,6 +80,7 @@ def create_model(
             dataset_id=learned.id,
             base_uri=locations.check_uri(base),
             recipe=None if recipe is None else dict(recipe),
+            layout=None if recorded is None else _layout(recorded, learned),
             references_wanted=references,
             verification_policy=verification_policy,
             jobs_policy=jobs_policy,
@@ -99,6 +103,13 @@ def create_model(
     queue.ring(session, Stage.PREPARE, version.id)
     audit.record(session, events.ModelRegistered(model.id, learned.id, created_by, at))
     return model, version
+
+
+def _layout(recorded: Mapping[str, object], learned: Dataset) -> dict[str, object]:
+    """Return how a training is cut: what depends on how many records there are is fixed now, for good."""
+    trained = (learned.records or 0) * (1 - (learned.held_back or 0) / max(learned.subjects or 0, 1))
+    steps = max(1, round(trained / (int(str(recorded["slices"])) * RECORDS_PER_STEP)))
+    return {**recorded, "shards": 1, "scope": "full", "steps": steps}
 
 
 def _dataset(models: Models, name: str) -> Dataset:
@@ -236,6 +247,7 @@ def register_version(
     adopted: Adopted,
     *,
     statement: Mapping[str, object],
+    history: str | None = None,
     at: datetime,
 ) -> ModelVersion:
     """Record the weights of a version that was being prepared; it is a candidate now."""
@@ -246,6 +258,7 @@ def register_version(
         to="candidate",
         manifest=adopted.manifest,
         tensor_root=adopted.tensor_root,
+        history=history,
         statement={**prepared.statement, **statement},
     )
     if not moved:
@@ -266,6 +279,7 @@ def register_candidate(
     job_id: UUID,
     statement: Mapping[str, object],
     delta: str | None = None,
+    history: str | None = None,
     at: datetime,
 ) -> ModelVersion:
     """Record what a job made; nobody is served it before it is verified."""
@@ -281,6 +295,7 @@ def register_candidate(
             anchor_id=anchor_id,
             parent_id=parent_id,
             delta=delta,
+            history=history,
             job_id=job_id,
             erasure_epoch=model(session, model_id).erasure_epoch + 1,
             statement=dict(statement),
@@ -324,6 +339,19 @@ def condemn(session: Session, version_id: UUID, *, at: datetime) -> None:
         audit.record(session, events.VersionCondemned(version_id, model=doomed.model_id, at=at))
     elif doomed.state in PRESENT:
         raise Conflict(f"version {version_id} is {doomed.state}", code="version-state")
+
+
+def condemn_histories(session: Session, model_id: UUID, *, except_of: UUID, at: datetime) -> None:
+    """Say that what the recorder kept of a line's earlier trainings is to be destroyed.
+
+    To be called once a version that came from training without the erased is served: until then an
+    exact engine starts from these states.
+    """
+    for each in Versions(session).of_model(model_id):
+        if each.id != except_of and each.history is not None:
+            digest, each.history = each.history, None
+            each.history_condemned = digest
+            audit.record(session, events.HistoryCondemned(each.id, model_id, digest, at))
 
 
 # References --------------------------------------------------------------------------------------
@@ -372,18 +400,26 @@ def condemn_references(
 
 def doomed(session: Session) -> list[Doomed]:
     """Return what is condemned and still in the store."""
-    return [
-        Doomed(kind="version", id=each.id, manifest=each.manifest, delta=each.delta)
-        for each in Versions(session).in_state("condemned")
-    ] + [
-        Doomed(kind="reference", id=each.id, manifest=each.manifest)
-        for each in References(session).condemned()
-    ]
+    return (
+        [
+            Doomed(kind="version", id=each.id, manifest=each.manifest, delta=each.delta, history=each.history)
+            for each in Versions(session).in_state("condemned")
+        ]
+        + [
+            Doomed(kind="history", id=each.id, manifest=None, history=each.history_condemned)
+            for each in Versions(session).with_condemned_history()
+        ]
+        + [
+            Doomed(kind="reference", id=each.id, manifest=each.manifest)
+            for each in References(session).condemned()
+        ]
+    )
 
 
 def manifests_in_use(session: Session) -> frozenset[str]:
     """Return the manifests whose blobs must stay: versions, references and bases that may be used."""
-    used = {each.manifest for state in PRESENT for each in Versions(session).in_state(state) if each.manifest}
+    present = [each for state in PRESENT for each in Versions(session).in_state(state)]
+    used = {digest for each in present for digest in (each.manifest, each.history) if digest is not None}
     return Models(session).bases_in_use() | References(session).manifests_in_use() | used
 
 
@@ -407,6 +443,11 @@ def record_destroyed(session: Session, gone: Doomed, *, at: datetime) -> None:
             )
         return
     destroyed = version(session, gone.id)
+    if gone.kind == "history":
+        if destroyed.history_condemned is not None:
+            destroyed.history_condemned = None
+            audit.record(session, events.HistoryDestroyed(gone.id, destroyed.model_id, str(gone.history), at))
+        return
     if Versions(session).move(gone.id, expected=("condemned",), to="destroyed"):
         audit.record(
             session,

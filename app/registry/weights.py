@@ -31,10 +31,11 @@ class Doomed:
     """What is to be destroyed: a version or a reference, and what it has in the store."""
 
     kind: str
-    """`version` or `reference`."""
+    """`version`, `reference` or `history`."""
     id: UUID
     manifest: str | None
     delta: str | None = None
+    history: str | None = None
 
 
 def adopt(objects: ObjectStore, directory: Path) -> Adopted:
@@ -63,6 +64,11 @@ def keep_base(objects: ObjectStore, directory: Path) -> str:
     return _kept(objects, manifest.build(files))
 
 
+def keep_history(objects: ObjectStore, directory: Path) -> str:
+    """Put what the recorder left of a training into the store; return its manifest's digest."""
+    return _kept(objects, manifest.build(objects.put_tree(directory)))
+
+
 def _kept(objects: ObjectStore, built: manifest.Built) -> str:
     """Store a manifest and its configuration, and read back everything it names."""
     objects.put_bytes(built.config)
@@ -81,16 +87,18 @@ def destroy(
     """
     kept = set(manifests_kept)
     removed = 0
-    if gone.manifest is not None and gone.manifest not in kept and objects.has(gone.manifest):
+    for doomed in (gone.manifest, gone.history):
+        if doomed is None or doomed in kept or not objects.has(doomed):
+            continue
         shared = {
             blob
             for digest in kept
             if objects.has(digest)
             for blob in manifest.blobs(objects.get_manifest(digest))
         }
-        own = manifest.blobs(objects.get_manifest(gone.manifest)) - shared - set(deltas_kept)
+        own = manifest.blobs(objects.get_manifest(doomed)) - shared - set(deltas_kept)
         # The manifest goes last: killed before that, the next try still knows the blobs.
-        removed += objects.delete(sorted(own)) + objects.delete([gone.manifest])
+        removed += objects.delete(sorted(own)) + objects.delete([doomed])
     if gone.delta is not None and gone.delta not in deltas_kept:
         removed += objects.delete([gone.delta])
     return removed

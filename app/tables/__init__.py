@@ -15,7 +15,7 @@ from app.tables.records import Dataset, Record, RecordExclusion
 from app.tables.registry import Model, ModelVersion, ReferenceModel
 from app.tables.serving import ServingReplica
 from app.tables.transparency import LogCheckpoint, LogCosignature, LogLeaf, LogNode, LogOutbox
-from app.tables.verification import Measurement, VerdictRow
+from app.tables.verification import Measurement, Qualification, VerdictRow
 
 __all__ = [
     "ApiKey",
@@ -39,6 +39,7 @@ __all__ = [
     "ModelVersion",
     "Outbox",
     "Principal",
+    "Qualification",
     "Record",
     "RecordExclusion",
     "ReferenceModel",

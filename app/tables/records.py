@@ -91,4 +91,6 @@ class RecordExclusion(Base):
     model_id: Mapped[UUID] = mapped_column(ForeignKey("models.id"), primary_key=True)
     record_id: Mapped[int] = mapped_column(BigInteger, ForeignKey("records.id"), primary_key=True)
     reason: Mapped[str] = mapped_column(Text)
+    job_id: Mapped[UUID | None]
+    """The job that erased it."""
     created_at: Mapped[CreatedAt]

@@ -33,6 +33,8 @@ class Model(Base):
     """The base as it was copied into the store, so that a replay starts from the same bytes."""
     recipe: Mapped[dict[str, object] | None] = mapped_column(JSONB(none_as_null=True))
     """None: trained elsewhere, and how is not known."""
+    layout: Mapped[dict[str, object] | None] = mapped_column(JSONB(none_as_null=True))
+    """How its training is cut into recorded slices, fixed when the line was made; None: not recorded."""
     references_wanted: Mapped[int] = mapped_column(default=4)
     forms: Mapped[list[str]] = mapped_column(JSONB, default=lambda: ["float32/none"])
     verification_policy: Mapped[str] = mapped_column(Text, default="default")
@@ -87,6 +89,10 @@ class ModelVersion(Base):
     """The version that was live when the job began."""
     delta: Mapped[str | None] = mapped_column(Text)
     """Hex SHA-256 of the delta's file in the store, for versions made by an approximate engine."""
+    history: Mapped[str | None] = mapped_column(Text)
+    """Hex SHA-256 of the manifest of what the recorder left of its training; as personal as weights."""
+    history_condemned: Mapped[str | None] = mapped_column(Text)
+    """A history that met somebody who is erased, until it is destroyed."""
     job_id: Mapped[UUID | None]
     erasure_epoch: Mapped[int] = mapped_column(BigInteger, default=0)
     statement: Mapped[dict[str, object]] = mapped_column(JSONB, default=dict)

@@ -1,8 +1,9 @@
-"""Measurements as they were handed over, and the decisions that were taken on them."""
+"""Measurements as they were handed over, the decisions taken on them, and which methods may certify."""
 
+from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import CheckConstraint, ForeignKey, LargeBinary, Text, UniqueConstraint
+from sqlalchemy import CheckConstraint, DateTime, ForeignKey, Index, LargeBinary, Text, UniqueConstraint
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -45,4 +46,46 @@ class VerdictRow(Base):
     policy_digest: Mapped[str] = mapped_column(Text)
     decision: Mapped[dict[str, object]] = mapped_column(JSONB)
     """Reasons and bounds as `verification.verdict` returned them (decimal strings)."""
+    created_at: Mapped[CreatedAt]
+
+
+class Qualification(Base):
+    """One test of an engine's configuration on one model line, and how it ended; numbers never change."""
+
+    __tablename__ = "qualifications"
+    __table_args__ = (
+        CheckConstraint(one_of("state", "admitted", "refused", "lapsed"), name="state"),
+        Index(
+            "one_admission_per_configuration",
+            "model_id",
+            "configuration",
+            unique=True,
+            postgresql_where="state = 'admitted'",
+        ),
+    )
+
+    id: Mapped[Id]
+    model_id: Mapped[UUID] = mapped_column(ForeignKey("models.id"))
+    engine: Mapped[str] = mapped_column(Text)
+    configuration: Mapped[str] = mapped_column(Text)
+    """Hex SHA-256 of all that was tried: engine, version, code, settings, line, recipe, forms."""
+    state: Mapped[str] = mapped_column(Text)
+    tests: Mapped[int]
+    """Configurations tried and refusals: what the level of the test was divided by."""
+    sentinels: Mapped[int]
+    losses: Mapped[int]
+    risk_upper: Mapped[str] = mapped_column(Text)
+    """Decimal string: bound of the risk at the confidence that `tests` leaves."""
+    rows_min: Mapped[int]
+    rows_max: Mapped[int]
+    """Smallest and largest forget set that was tried; no other is covered."""
+    jobs: Mapped[list[str]] = mapped_column(JSONB)
+    """Ids of the jobs whose sentinels were counted; stored measurements repeat the test."""
+    policy_digest: Mapped[str] = mapped_column(Text)
+    through: Mapped[datetime] = mapped_column(DateTime(timezone=True))
+    """The last run that was counted: only later ones count in another test."""
+    decided_at: Mapped[datetime] = mapped_column(DateTime(timezone=True))
+    lapsed_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    lapse: Mapped[str | None] = mapped_column(Text)
+    """`expired`, or `sentinels`: the record of the window no longer carries the bound."""
     created_at: Mapped[CreatedAt]

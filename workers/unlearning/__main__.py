@@ -27,6 +27,7 @@ OUTCOME = "outcome.json"
 PROGRESS = "progress.json"
 CHECKPOINT = "checkpoint.pt"
 MODEL = "model"
+HISTORY = "history"
 GARBAGE_THRESHOLD = 200_000
 
 
@@ -87,6 +88,8 @@ def _train(
     from workers.unlearning.task import CausalLM
     from workers.unlearning.training import train
 
+    if spec.layout is not None:
+        return _train_recorded(spec, spec.layout, progress, stop)
     started = time.monotonic()
     records = data.read_records(spec.records)
     if not records:
@@ -114,6 +117,49 @@ def _train(
         "steps": trained.steps,
         "tokens": trained.tokens_processed,
         "final_loss": f"{trained.final_loss:.6f}",
+    }
+
+
+def _train_recorded(
+    spec: specs.TrainSpec,
+    layout: specs.Layout,
+    progress: Callable[[Any], None],
+    stop: Callable[[], bool],
+) -> dict[str, Any]:
+    import shutil
+
+    from workers.unlearning import data, determinism, ensemble, replay
+    from workers.unlearning.recorder import History
+    from workers.unlearning.task import CausalLM
+
+    started = time.monotonic()
+    records = data.read_records(spec.records)
+    if not records or spec.placement_key is None:
+        raise data.BadData("there are no records, or no placement key")
+    key = spec.placement_key.read_bytes()
+    course = replay.Course(base=spec.base, recipe=spec.recipe, layout=layout, key=key)
+    history, task = History(spec.history or spec.out / HISTORY), CausalLM.create(spec.base, spec.recipe.seed)
+    outside = replay.Outside(checkpoint_seconds=spec.checkpoint_seconds, progress=progress, stop=stop)
+    passed = replay.Passed()
+    for shard in range(layout.shards) if spec.shards is None else spec.shards:
+        passed += replay.complete(task, course, history, shard, records, outside=outside)
+    whole = len(replay.finished(course, history)) == layout.shards
+    if whole:
+        shutil.rmtree(spec.out / MODEL, ignore_errors=True)
+        replay.assemble(task, course, history, together=spec.together or ensemble.BEST).save(spec.out / MODEL)
+    return {
+        "outcome": "done",
+        "kind": spec.kind,
+        "seconds": round(time.monotonic() - started, 3),
+        "environment": determinism.environment(),
+        "code": determinism.code(),
+        "records": len(records),
+        "records_processed": passed.records_processed,
+        "steps": passed.steps,
+        "tokens": passed.tokens_processed,
+        "final_loss": f"{passed.loss / max(passed.tokens, 1):.6f}",
+        "history": history.root(layout.shards),
+        "complete": whole,
     }
 
 

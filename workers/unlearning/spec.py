@@ -15,6 +15,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+Together = Literal["average", "sum", "route", "logits", "posterior"]
+"""How shards of one base answer as one model; `ensemble` says what each means."""
+
 EXIT_DONE = 0
 EXIT_BAD_DATA = 65
 EXIT_FAILED = 70
@@ -45,14 +48,52 @@ class Recipe:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """How a recorded training is cut, so that somebody can be left out of it without starting over.
+
+    Fixed when a data set is committed; nothing here is computed again from what is left of it. The
+    recipe's `batch_size` has no part in it, and its `epochs` are those of each slice.
+    """
+
+    steps: int
+    """Of one epoch of a slice; records fall on them by a keyed hash."""
+    shards: int = 8
+    slices: int = 8
+    scope: Literal["lora", "full"] = "lora"
+    rank: int = 16
+    alpha: str = "32"
+    pool: Literal["own", "so_far"] = "own"
+    """What the epochs of a slice go over: its own records, or those of the slices before it as well."""
+    span: Literal["shard", "slice"] = "shard"
+    """Over what the learning rate runs its schedule once."""
+    micro_tokens: int = 16_384
+    """Tokens, padding included, that go through the model at once."""
+    state_every: int = 50
+    """Steps between two digests of the state in the log."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TrainSpec:
-    """Train or fine-tune a model directory on every record of a file."""
+    """Train or fine-tune a model directory on every record of a file.
+
+    With a layout the training is recorded. Shards may be trained by several runs that share one
+    `history`, each with some of them; the run that finds all of them complete makes the model.
+    """
 
     recipe: Recipe
     base: Path
     """config.json and tokenizer files; model.safetensors too when it is to be fine-tuned."""
     records: Path
     out: Path
+    layout: Layout | None = None
+    placement_key: Path | None = None
+    """A file of 32 bytes, with a layout; a secret of the data set."""
+    history: Path | None = None
+    """Where the recorder writes, and goes on if something is there; OUT/history if nothing is said."""
+    shards: tuple[int, ...] | None = None
+    """The shards to train; all if nothing is said."""
+    together: Together | None = None
+    """How shards answer together; as measured best if nothing is said."""
     checkpoint_seconds: float = 30.0
     kind: Literal["train"] = "train"
 
@@ -65,6 +106,8 @@ class ForgetSubject:
     keys: tuple[str, ...]
     teacher: str | None
     """A key of `UnlearnSpec.references`; None where there are no references."""
+    teachers: tuple[str, ...] = ()
+    """More keys of references that never saw them, for engines that average; none: `teacher` alone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +121,11 @@ class UnlearnSpec:
     base: Path
     recipe: Recipe | None
     """How the anchor was trained; None if nobody knows."""
+    history: Path | None = None
+    """What the recorder left of the anchor's training; None if it was not recorded."""
+    placement_key: Path | None = None
+    outstanding: tuple[ForgetSubject, ...] = ()
+    """Erased by earlier jobs and still in the history; their records need not be in the file."""
     sealed: tuple[Path, ...] = ()
     """Deltas of earlier jobs, in their order, to be applied to the anchor first."""
     references: Mapping[str, Path] = field(default_factory=dict)
@@ -145,7 +193,7 @@ class MeasureSpec:
 
 Spec = TrainSpec | UnlearnSpec | MeasureSpec
 _KINDS: dict[str, type[Spec]] = {"train": TrainSpec, "unlearn": UnlearnSpec, "measure": MeasureSpec}
-_PATHS = {"base", "records", "out", "anchor", "model", "cache"}
+_PATHS = {"base", "records", "out", "anchor", "model", "cache", "history", "placement_key"}
 
 
 def dump(spec: Spec) -> str:
@@ -161,14 +209,16 @@ def load(text: str) -> Spec:  # noqa: C901  one line per field that JSON cannot 
         raw[name] = Path(raw[name])
     if raw.get("recipe") is not None:
         raw["recipe"] = Recipe(**raw["recipe"])
+    if raw.get("layout") is not None:
+        raw["layout"] = Layout(**raw["layout"])
     if "references" in raw:
         raw["references"] = {name: Path(path) for name, path in raw["references"].items()}
     if "sealed" in raw:
         raw["sealed"] = tuple(Path(path) for path in raw["sealed"])
-    if "forget" in raw:
-        raw["forget"] = tuple(
-            ForgetSubject(subject=f["subject"], keys=tuple(f["keys"]), teacher=f["teacher"])
-            for f in raw["forget"]
+    for name in {"forget", "outstanding"} & raw.keys():
+        raw[name] = tuple(
+            ForgetSubject(**f | {"keys": tuple(f["keys"]), "teachers": tuple(f.get("teachers", ()))})
+            for f in raw[name]
         )
     if "examinees" in raw:
         raw["examinees"] = tuple(
@@ -178,7 +228,7 @@ def load(text: str) -> Spec:  # noqa: C901  one line per field that JSON cannot 
     for name in ("dev_cohort", "cohort"):
         if name in raw:
             raw[name] = tuple(tuple(keys) for keys in raw[name])
-    for name in ("retain", "probe", "attacks"):
-        if name in raw:
+    for name in ("retain", "probe", "attacks", "shards"):
+        if raw.get(name) is not None:
             raw[name] = tuple(raw[name])
     return cls(**raw)

@@ -8,11 +8,30 @@ from dataclasses import fields
 from decimal import Decimal
 from typing import Any
 
+from workers.unlearning.engines.arithmetic import Extrapolate
 from workers.unlearning.engines.base import Engine
+from workers.unlearning.engines.baselines import Rmu, Scrub, SparseTuning
+from workers.unlearning.engines.dampening import Dampening
+from workers.unlearning.engines.exact_replay import ExactReplay
 from workers.unlearning.engines.gradient import Gradient
+from workers.unlearning.engines.influence import Influence
 from workers.unlearning.engines.retrain import Retrain
 
-ENGINES: Mapping[str, type[Gradient] | type[Retrain]] = {Gradient.id: Gradient, Retrain.id: Retrain}
+ENGINES: Mapping[str, type[Any]] = {
+    each.id: each
+    for each in (
+        ExactReplay,
+        Retrain,
+        Influence,
+        Gradient,
+        Dampening,
+        Extrapolate,
+        Scrub,
+        SparseTuning,
+        Rmu,
+    )
+}
+"""By name. Each says what it guarantees, and whether it erases or only suppresses (`aim`)."""
 
 
 def resolve(engine: str, config: Mapping[str, Any]) -> Engine:
@@ -29,4 +48,5 @@ def resolve(engine: str, config: Mapping[str, Any]) -> Engine:
     chosen: dict[str, Any] = {
         name: Decimal(value) if types[name] is Decimal else value for name, value in config.items()
     }
-    return cls(**chosen)
+    made: Engine = cls(**chosen)
+    return made

@@ -27,6 +27,8 @@ from workers.unlearning.task import CausalLM
 from workers.unlearning.training import nobody_stops, nobody_watches
 
 Guarantee = Literal["exact", "bounded", "approximate"]
+Aim = Literal["erasure", "suppression"]
+"""Whether a method takes a record's influence out of the weights, or keeps it from showing."""
 Numbers = dict[str, int | float]
 
 CHECKPOINT = "checkpoint.pt"
@@ -38,10 +40,13 @@ class RefusalReason(StrEnum):
     """Why an engine will not do it, or did it and hands nothing over."""
 
     NO_HISTORY = "no_history"
+    HISTORY_GAP = "history_gap"
+    ENVIRONMENT_MISMATCH = "environment_mismatch"
     RETAIN_UNAVAILABLE = "retain_unavailable"
     ARTEFACTS_STALE = "artefacts_stale"
     REFERENCES_MISSING = "references_missing"
     TARGET_UNREACHABLE = "target_unreachable"
+    PREDICTION_OFF = "prediction_off"
     BUDGET_EXHAUSTED = "budget_exhausted"
     FORGET_SET_TOO_LARGE = "forget_set_too_large"
     MEMORY = "memory"
@@ -121,6 +126,7 @@ class EngineStatement:
     """Which model this one stands for, as one sentence."""
     assumptions: tuple[str, ...]
     exclusions: tuple[str, ...]
+    aim: Aim
     code: str = field(default_factory=determinism.code)
     environment: Mapping[str, Any] = field(default_factory=determinism.environment)
 
@@ -131,6 +137,8 @@ class Engine(Protocol):
     id: ClassVar[str]
     version: ClassVar[str]
     guarantee: ClassVar[Guarantee]
+    aim: ClassVar[Aim]
+    """A suppression is never the ground of an erasure certificate, whatever it measures."""
 
     def plan(self, job: Job) -> Refusal | None:
         """Refuse what the job's description already rules out."""
@@ -164,6 +172,7 @@ def run_engine(
         "kind": "unlearn",
         "engine": engine.id,
         "guarantee": engine.guarantee,
+        "aim": engine.aim,
         "statement": asdict(engine.describe(job)),
         "seconds": round(time.monotonic() - started, 3),
     } | (_refused(made) if isinstance(made, Refusal) else _done(made))

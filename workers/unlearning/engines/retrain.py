@@ -10,6 +10,7 @@ from typing import ClassVar
 
 from workers.unlearning.engines.base import (
     CHECKPOINT,
+    Aim,
     Context,
     EngineStatement,
     Guarantee,
@@ -31,6 +32,7 @@ class Retrain:
     id: ClassVar[str] = "retrain"
     version: ClassVar[str] = "1"
     guarantee: ClassVar[Guarantee] = "exact"
+    aim: ClassVar[Aim] = "erasure"
 
     def plan(self, job: Job) -> Refusal | None:
         """Refuse without a recipe and a base, or with nothing left to train on."""
@@ -73,6 +75,7 @@ class Retrain:
             engine=self.id,
             version=self.version,
             guarantee=self.guarantee,
+            aim=self.aim,
             config=configuration(self),
             counterfactual=(
                 f"the output of the recorded recipe, from its recorded base, on the {len(job.kept_keys)} "

@@ -1,0 +1,279 @@
+"""Steps on both sides at once, to a target and within a budget: the loop that engines share.
+
+Each step takes forget records and retained records together and descends
+
+    w F(forget) + (1 + a) R(retain)                 each side over its number of tokens in the step
+
+F and R are the engine's (`Sides`). The multiplier a rises while the probe (retained records that no
+step trains on) has lost more than the budget: dual ascent. Inside its band a subject weighs nothing.
+The run stops when all are inside and the budget holds, else at its last step; if the budget does not
+hold there, the whole change is scaled back until it does. Retained records take part in every step,
+and there is no step without forget records, so nothing is painted over.
+
+Killed between two steps and resumed, it ends in the weights of the unbroken run. It knows no
+objective, and no more of the target than a look tells.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from workers.unlearning import checkpoints, determinism
+from workers.unlearning.adapters import Trained
+from workers.unlearning.checkpoints import State
+from workers.unlearning.data import epoch_order
+from workers.unlearning.engines.base import (
+    CHECKPOINT,
+    Context,
+    Job,
+    Numbers,
+    Refusal,
+    RefusalReason,
+    configuration,
+)
+from workers.unlearning.engines.targets import Gauge, Look, Prepared, told
+from workers.unlearning.objectives import dual_ascent
+from workers.unlearning.task import CausalLM
+from workers.unlearning.training import Diverged, Run, adamw, clip, cut, restore
+
+import torch  # isort: skip
+from torch import Tensor
+
+HALVINGS = 6
+SHARE_MIN = 0.05
+"""A change scaled back below this share is not worth measuring."""
+
+
+class Sides(Protocol):
+    """What an engine descends on; one value per record, summed over its tokens."""
+
+    def forget(self, keys: Sequence[str]) -> Tensor:
+        """Return F of each record."""
+        ...
+
+    def retain(self, keys: Sequence[str]) -> Tensor:
+        """Return R of each record."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pace:
+    """How far, how fast, and when it is enough."""
+
+    rate: float
+    forget_weight: float
+    steps_max: int
+    forget_batch: int
+    retain_batch: int
+    clip_norm: float
+    check_every: int
+    retain_rise_max: float
+    skip_forgotten: bool = False
+    """Draw only records that are themselves outside of their subject's band."""
+    forget_steps: int | None = None
+    """Steps in which forget records take part; None: all, as only a published baseline wants otherwise."""
+    to_target: bool = True
+    """Stop at the target; otherwise go to the last step, whatever is reached on the way."""
+
+
+class Descent:
+    """The inside of a run: who still weighs something, the multiplier, one step, one look."""
+
+    def __init__(
+        self,
+        job: Job,
+        task: CausalLM,
+        prepared: Prepared,
+        *,
+        sides: Sides,
+        pace: Pace,
+        trained: Trained,
+        mask: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        """Descend on `sides`; where a `mask` has no True, a weight does not move."""
+        self.job, self.task, self.prepared, self.sides, self.pace = job, task, prepared, sides, pace
+        self.trained, self.parameters, self.mask = trained, trained.parameters, mask
+        self.gauge = Gauge(job, task, prepared)
+        self.optimizer = adamw(self.parameters, rate=pace.rate)
+        self.rehearsed = sorted(set(job.kept_keys) - set(job.spec.probe))
+        self.start = {name: each.detach().clone() for name, each in self.parameters.items()}
+        self.share, self.steps, self.multiplier = 1.0, pace.steps_max, 0.0
+        self.active = list(job.forget_keys)
+        self.seen = Look(scores=(0.0,) * len(prepared.subjects), rows={}, rise=0.0)
+
+    def run(self, context: Context, identity: str) -> Refusal | None:
+        """Step until all subjects are inside and the budget holds, or to the last step.
+
+        A target that was not reached is no refusal: what was reached is handed over and told, and
+        whoever measures it decides. The budget is a hard one: what exceeds it is scaled back.
+        """
+        checkpoint = context.out / CHECKPOINT
+        saved = State.load(checkpoint, identity=identity)
+        if saved is not None:
+            self.restore(saved)
+        run = Run(
+            phase="unlearn",
+            steps=self.pace.steps_max,
+            checkpoint=checkpoint,
+            checkpoint_seconds=context.checkpoint_seconds,
+            progress=context.progress,
+            stop=context.stop,
+            numbers=self.told,
+        )
+        for step in run.watch(0 if saved is None else saved.step, lambda done: self.state(identity, done)):
+            if step % self.pace.check_every == 0 and self.look() and self.pace.to_target:
+                self.steps = step
+                return None
+            self.step(step)
+        self.look()
+        return None if self.seen.rise <= self.pace.retain_rise_max else self.step_back()
+
+    def step_back(self) -> Refusal | None:
+        """Scale the whole change back to the largest share of it that keeps the budget; refuse a sliver.
+
+        Nothing is repaired: the candidate lies on the straight line from the start to where the
+        steps ended, and is measured there.
+        """
+        ended = {name: each.detach().clone() for name, each in self.parameters.items()}
+        low, high = 0.0, 1.0
+        for _ in range(HALVINGS):
+            self.share = (low + high) / 2
+            self.move(ended)
+            self.look()
+            kept = self.seen.rise <= self.pace.retain_rise_max
+            low, high = (self.share, high) if kept else (low, self.share)
+        self.share = low
+        if low < SHARE_MIN:
+            return Refusal(
+                RefusalReason.BUDGET_EXHAUSTED,
+                {"needed": self.seen.rise, "allowed": self.pace.retain_rise_max, **self.numbers()},
+            )
+        self.move(ended)
+        self.look()
+        return None
+
+    @torch.no_grad()
+    def move(self, ended: Mapping[str, Tensor]) -> None:
+        """Put the parameters at their share of the way from the start to the end."""
+        for name, each in self.parameters.items():
+            each.copy_(self.start[name] + self.share * (ended[name] - self.start[name]))
+
+    def look(self) -> bool:
+        """Measure targets and budget, set weights and multiplier; return whether this is the end."""
+        with self.trained.plain():
+            self.seen = self.gauge.look()
+        self.multiplier = dual_ascent(self.multiplier, self.seen.rise, self.pace.retain_rise_max)
+        pairs = list(zip(self.seen.scores, self.prepared.subjects, strict=True))
+        outside = [each for score, each in pairs if not each.holds(score)]
+        # With all inside and the budget exceeded, both sides go on: retained records alone would
+        # be a repair after forgetting, which brings back what they touch.
+        weighing = outside or [each for _, each in pairs]
+        self.active = [key for each in weighing for key in self._left(each.keys, each.holds)]
+        return not outside and self.seen.rise <= self.pace.retain_rise_max
+
+    def _left(self, keys: Sequence[str], holds: Callable[[float], bool]) -> Sequence[str]:
+        """Return the records of a subject that still pull: all, or those that are themselves outside."""
+        if not self.pace.skip_forgotten:
+            return keys
+        return [key for key in keys if not holds(self.seen.rows[key])] or keys
+
+    def step(self, step: int) -> None:
+        """Descend on the forget records of who weighs something, and on retained records, together."""
+        forget, retain = self.due(step)
+        self.optimizer.zero_grad(set_to_none=True)
+        last = self.pace.forget_steps
+        if not self.pace.forget_weight or (last is not None and step >= last):
+            forget = []
+        loss = self.backward(forget, self.sides.forget, self.pace.forget_weight)
+        loss += self.backward(retain, self.sides.retain, 1.0 + self.multiplier)
+        if not math.isfinite(loss):
+            raise Diverged(step)
+        if self.mask is not None:
+            for name, each in self.parameters.items():
+                if each.grad is not None:
+                    each.grad.mul_(self.mask[name])
+        clip(self.parameters, self.pace.clip_norm)
+        self.optimizer.step()
+        self.gauge.processed += len(forget) + len(retain)
+
+    def due(self, step: int) -> tuple[list[str], list[str]]:
+        """Return the keys of a step; it depends on the step and on who is active, on nothing before."""
+        seed = self.job.spec.seed
+        order = determinism.seed_for(seed, "forget")
+        forget = epoch_order(self.active, order, step)[: self.pace.forget_batch]
+        size = min(self.pace.retain_batch, len(self.rehearsed))
+        epoch, place = divmod(step, len(self.rehearsed) // size)
+        order = determinism.seed_for(seed, "retain")
+        retain = epoch_order(self.rehearsed, order, epoch)
+        return forget, retain[place * size : (place + 1) * size]
+
+    def backward(
+        self, keys: Sequence[str], losses: Callable[[Sequence[str]], Tensor], weight: float
+    ) -> float:
+        """Add the gradient of the losses' sum over their number of tokens; return that loss."""
+        tokens = self.prepared.tokens(keys)
+        total = 0.0
+        for part in cut(keys, lambda key: len(self.prepared.examples[key].ids)):
+            loss = weight * losses(part).sum() / tokens
+            loss.backward()  # type: ignore[no-untyped-call]
+            total += float(loss.detach())
+        return total
+
+    def told(self) -> Numbers:
+        """Return what the watcher is told."""
+        numbers = told(self.prepared, self.seen)
+        return {
+            "in_band": numbers["in_band"],
+            "subjects": numbers["subjects"],
+            "retain_rise": round(self.seen.rise, 6),
+        }
+
+    def numbers(self) -> Numbers:
+        """Return what the run came to."""
+        return {
+            "steps": self.steps,
+            **told(self.prepared, self.seen),
+            "share_of_change": self.share,
+            "multiplier": self.multiplier,
+            "records_processed": self.gauge.processed,
+        }
+
+    def state(self, identity: str, done: int) -> State:
+        """Return all that the next step depends on."""
+        return State(
+            identity=identity,
+            step=done,
+            tensors=self.parameters,
+            optimizer=self.optimizer.state_dict(),
+            numbers={
+                "active": self.active,
+                "scores": list(self.seen.scores),
+                "rows": dict(self.seen.rows),
+                "rise": self.seen.rise,
+                "multiplier": self.multiplier,
+                "processed": self.gauge.processed,
+            },
+        )
+
+    def restore(self, saved: State) -> None:
+        """Go on from where a state was taken."""
+        restore(self.parameters, self.optimizer, saved)
+        numbers = saved.numbers
+        self.active, self.multiplier = list(numbers["active"]), float(numbers["multiplier"])
+        self.seen = Look(
+            scores=tuple(numbers["scores"]), rows=dict(numbers["rows"]), rise=float(numbers["rise"])
+        )
+        self.gauge.processed = int(numbers["processed"])
+
+
+def identity_of(engine: Any, job: Job) -> str:
+    """Return what makes this run itself: engine, code, spec, the files it starts from."""
+    spec = job.spec
+    files = [spec.anchor, *spec.sealed, *spec.references.values(), spec.records]
+    taught = [(each.teacher, each.teachers) for each in spec.forget]
+    content = [engine.id, configuration(engine), determinism.code(), spec.seed, job.forget_keys, taught]
+    content += [job.kept_keys, spec.probe, spec.dev_cohort, [checkpoints.digest(path) for path in files]]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

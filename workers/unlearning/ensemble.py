@@ -1,0 +1,244 @@
+"""Shards of one base, and how they answer together.
+
+    Adapters(task, rank=, alpha=)        LoRA beside every inner matrix, as many as are loaded
+    assembled(task, shards, ...)         one model of all shards: plain weights, or a `ShardedLM`
+    load(directory)                      a `ShardedLM` where shards lie beside the weights
+
+A shard is a set of named tensors that never met the records of the others: the thin matrices
+A and B of LoRA (arXiv:2106.09685), or a whole set of weights. How they are put together depends on no
+record, so what comes out is exactly as free of a person as each of them is:
+
+    average, sum     W + w sum_k (W_k - W), w = 1/shards or 1. For LoRA the sum is the concatenation of
+                     the As and Bs: one model, plain weights, nothing to serve beside them
+    route            each text is read by every shard and answered by the one to which its prompt
+                     costs least; without a prompt, by their mixture
+    logits           the mean of the shards' log-probabilities, normalised
+    posterior        the Bayesian mixture P(x) = (1/m) sum_k P_k(x), token by token: each shard counts
+                     as much as what it has predicted of the text so far
+
+Knows neither how shards were trained nor who is in them.
+"""
+
+import contextlib
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from workers.unlearning import checkpoints, determinism
+from workers.unlearning.adapters import matrices
+from workers.unlearning.spec import Together
+from workers.unlearning.task import Batch, CausalLM
+
+import torch  # isort: skip
+import torch.nn.functional as F  # noqa: N812  the name everybody reads
+from torch import Tensor, nn
+
+Scope = Literal["full", "lora"]
+Shard = Mapping[str, Tensor]
+PLAIN: frozenset[Together] = frozenset({"average", "sum"})
+BEST: Together = "posterior"
+SHARDS = "shards"
+ABOUT = "shards.json"
+
+
+class Adapters:
+    """Thin matrices beside a frozen model's inner ones: y + (alpha / r) (x A') B' at each."""
+
+    def __init__(self, task: CausalLM, *, rank: int, alpha: float) -> None:
+        """Fit them to a model; until `attached`, nothing changes."""
+        self.task, self.rank, self.scale = task, rank, alpha / rank
+        self.modules = matrices(task.model)
+        self.now: Mapping[str, Tensor] = {}
+        """The tensors that take part in a forward pass; none: the base alone."""
+
+    def drawn(self, *names: str | int) -> dict[str, nn.Parameter]:
+        """Return fresh trainable tensors: B = 0, A from a generator of its own for each module.
+
+        The generator is the CPU's and its seed is made of `names` and the module's, so neither the
+        device nor what ran before has a say.
+        """
+        found = {}
+        for name in sorted(self.modules):
+            rows, columns = self._shape(name)
+            generator = torch.Generator().manual_seed(determinism.seed_for("adapter", *names, name))
+            a = torch.randn(self.rank, columns, generator=generator) / columns**0.5
+            found[f"{name}.a"] = nn.Parameter(a.to(self.task.device))
+            found[f"{name}.b"] = nn.Parameter(torch.zeros(rows, self.rank, device=self.task.device))
+        return found
+
+    @contextlib.contextmanager
+    def attached(self) -> Iterator[None]:
+        """Let `now` take part in every forward pass; the model's own tensors are frozen meanwhile."""
+        thawed = [each for each in self.task.model.parameters() if each.requires_grad]
+        handles = [module.register_forward_hook(self._beside(name)) for name, module in self.modules.items()]
+        for each in thawed:
+            each.requires_grad_(requires_grad=False)
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+            for each in thawed:
+                each.requires_grad_(requires_grad=True)
+
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        """The matrices of the base that shards add to, by module."""
+        return {name: module.get_parameter("weight") for name, module in self.modules.items()}
+
+    def weight(self, shard: Shard, name: str) -> Tensor:
+        """Return what a shard adds to a module's matrix, as that module holds it."""
+        found = self.scale * (shard[f"{name}.b"].float() @ shard[f"{name}.a"].float())
+        return found.T if self._turned(name) else found
+
+    def _beside(self, name: str) -> Any:
+        def hook(_module: nn.Module, given: tuple[Tensor, ...], said: Tensor) -> Tensor:
+            if not self.now:
+                return said
+            a, b = self.now[f"{name}.a"], self.now[f"{name}.b"]
+            return said + self.scale * F.linear(F.linear(given[0], a), b)
+
+        return hook
+
+    def _turned(self, name: str) -> bool:
+        return not isinstance(self.modules[name], nn.Linear)
+
+    def _shape(self, name: str) -> tuple[int, int]:
+        first, second = self.modules[name].get_parameter("weight").shape
+        return (second, first) if self._turned(name) else (first, second)
+
+
+class ShardedLM(CausalLM):
+    """A base and its shards, which answer together by a rule that merging cannot express."""
+
+    def __init__(
+        self,
+        task: CausalLM,
+        shards: Sequence[Shard],
+        *,
+        scope: Scope,
+        together: Together,
+        rank: int = 1,
+        alpha: float = 1.0,
+    ) -> None:
+        """Take a task over; it must not be used otherwise from then on."""
+        super().__init__(task.model, task.tokenizer, task.directory)
+        assert shards, "no shard is left"
+        assert together not in PLAIN, "shards that merge need no one to hold them apart"
+        self.shards, self.scope, self.together = [_on(each, task.device) for each in shards], scope, together
+        self.rank, self.alpha = rank, alpha
+        self._adapters = Adapters(task, rank=rank, alpha=alpha) if scope == "lora" else None
+
+    @torch.no_grad()
+    def logits(self, batch: Batch) -> Tensor:
+        """Return log-probabilities that all shards stand behind, as `CausalLM.logits` has them."""
+        each = torch.stack([F.log_softmax(self._said(shard, batch), dim=-1) for shard in self.shards])
+        if self.together == "logits":
+            return F.log_softmax(each.mean(dim=0), dim=-1)
+        told = each.gather(-1, batch.ids[None, :, 1:, None].expand(len(each), -1, -1, 1)).squeeze(-1)
+        told = told * batch.real[:, 1:]  # log p of what came, (shards, records, T - 1)
+        if self.together == "route":
+            return self._routed(each, told, batch)
+        before = F.pad(told.cumsum(dim=-1), (1, 0))[..., :-1]
+        return _mixed(each, before)
+
+    def save(self, directory: Path) -> None:
+        """Write the base as it is, and the shards beside it."""
+        super().save(directory)
+        (directory / SHARDS).mkdir(exist_ok=True)
+        for number, shard in enumerate(self.shards):
+            checkpoints.Delta({n: t.detach().cpu() for n, t in sorted(shard.items())}).save(
+                directory / SHARDS / f"shard-{number:02}.safetensors"
+            )
+        about = {
+            "scope": self.scope,
+            "together": self.together,
+            "rank": self.rank,
+            "alpha": str(self.alpha),
+            "shards": len(self.shards),
+        }
+        checkpoints.write_atomically(directory / ABOUT, json.dumps(about, sort_keys=True).encode() + b"\n")
+
+    def _said(self, shard: Shard, batch: Batch) -> Tensor:
+        if self._adapters is None:
+            said = torch.func.functional_call(
+                self.model, dict(shard), kwargs={"input_ids": batch.ids, "use_cache": False}
+            )
+            found: Tensor = said.logits[:, :-1].float()
+            return found
+        with self._adapters.attached():
+            self._adapters.now = shard
+            return CausalLM.logits(self, batch)
+
+    def _routed(self, each: Tensor, told: Tensor, batch: Batch) -> Tensor:
+        prompt = (batch.real & (batch.completion.cumsum(dim=1) == 0))[:, 1:]
+        best = (told * prompt).sum(dim=-1).argmax(dim=0)
+        chosen = each[best, torch.arange(each.shape[1], device=each.device)]
+        asked = prompt.any(dim=1)[:, None, None]
+        return torch.where(asked, chosen, _mixed(each, torch.zeros_like(told)))
+
+
+def assembled(
+    task: CausalLM,
+    shards: Sequence[Shard],
+    *,
+    scope: Scope,
+    together: Together,
+    rank: int = 1,
+    alpha: float = 1.0,
+) -> CausalLM:
+    """Return one model of the base and all its shards; one shard alone is always plain weights."""
+    assert shards, "no shard is left"
+    if len(shards) > 1 and together not in PLAIN:
+        return ShardedLM(task, shards, scope=scope, together=together, rank=rank, alpha=alpha)
+    shards = [_on(each, task.device) for each in shards]
+    if len(shards) == 1 and scope == "full":  # as it is: W + (V - W) is not V in floating point
+        _place(task.parameters(), shards[0])
+        return task
+    share = 1.0 if together == "sum" or len(shards) == 1 else 1.0 / len(shards)
+    adapters = Adapters(task, rank=rank, alpha=alpha) if scope == "lora" else None
+    weights = task.parameters() if adapters is None else adapters.weights
+    merged = {}
+    for name, weight in weights.items():
+        merged[name] = weight.detach().clone()
+        for shard in shards:  # in their order: a sum in another order has other last bits
+            added = shard[name] - weight.detach() if adapters is None else adapters.weight(shard, name)
+            merged[name] += share * added
+    _place(weights, merged)
+    return task
+
+
+def load(directory: Path, *, device: torch.device | None = None) -> CausalLM:
+    """Load a model directory in float32, with the shards that lie in it, if any do."""
+    task = CausalLM.load(directory, device=device)
+    if not (directory / ABOUT).exists():
+        return task
+    about = json.loads((directory / ABOUT).read_bytes())
+    paths = [directory / SHARDS / f"shard-{number:02}.safetensors" for number in range(about["shards"])]
+    return ShardedLM(
+        task,
+        [checkpoints.Delta.load(path).tensors for path in paths],
+        scope=about["scope"],
+        together=about["together"],
+        rank=about["rank"],
+        alpha=float(about["alpha"]),
+    )
+
+
+def _mixed(each: Tensor, before: Tensor) -> Tensor:
+    """Return the log of the shards' probabilities, averaged by exp(before); (records, T - 1, vocabulary)."""
+    weight = F.log_softmax(before - math.log(len(each)), dim=0)
+    return torch.logsumexp(each + weight[..., None], dim=0)
+
+
+def _on(shard: Shard, device: torch.device) -> dict[str, Tensor]:
+    return {name: tensor.detach().to(device) for name, tensor in shard.items()}
+
+
+def _place(parameters: Mapping[str, Tensor], values: Shard) -> None:
+    assert parameters.keys() == values.keys(), "the shard is of another model"
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(values[name])
