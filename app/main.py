@@ -38,6 +38,7 @@ from app.storage.objects import ObjectStore
 from app.storage.readiness import Postgres
 from app.transparency import endpoints as transparency
 from app.transparency import service as log
+from app.verification import endpoints as verification
 
 STATEMENT_SECONDS = 5
 THREADS = 20
@@ -103,6 +104,7 @@ def _mount(app: FastAPI) -> None:
     app.include_router(registry.router)
     app.include_router(erasure.router)
     app.include_router(jobs.router)
+    app.include_router(verification.router)
     app.include_router(certificates.router)
     app.include_router(certificates.well_known)
     app.include_router(auth.router)

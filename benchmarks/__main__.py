@@ -9,6 +9,7 @@ LIST = """Each prints a table and takes --help; each number is a ratio against a
   python -m benchmarks.oracles        the gradient engine, against models retrained without the people
   python -m benchmarks.log            appends to the public log, against the same bytes inserted bare
   python -m benchmarks.engines        every engine and baseline beside retrained oracles, in one table
+  python -m benchmarks.replay         exact replay and its shards, against a training that is not cut
   python -m benchmarks.stages         where the time of `lethe demo` goes
 """
 

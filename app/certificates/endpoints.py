@@ -8,7 +8,7 @@ from fastapi import Response
 from app.auth.dependencies import AuditRead, CertificatesRead, CertificatesTake
 from app.certificates import bundle, service
 from app.certificates.schemas import Certificate, CheckReport
-from app.errors import Conflict, Forbidden, NotFound
+from app.errors import Conflict, Forbidden, NotFound, Unavailable
 from app.http.dependencies import NowDep, RawBodyDep, SessionDep, SettingsDep
 from app.http.problems import responses
 from app.http.routing import router as new_router
@@ -32,7 +32,9 @@ def read_evidence(certificate_id: UUID, session: SessionDep, _caller: AuditRead)
 
 
 @router.get(
-    "/{certificate_id}/bundle", response_class=Response, responses=responses(Conflict, Forbidden, NotFound)
+    "/{certificate_id}/bundle",
+    response_class=Response,
+    responses=responses(Conflict, Forbidden, NotFound, Unavailable),
 )
 def fetch_bundle(
     certificate_id: UUID, session: SessionDep, _caller: CertificatesRead, settings: SettingsDep
@@ -43,7 +45,9 @@ def fetch_bundle(
 
 
 @router.post(
-    "/{certificate_id}/opening", response_class=Response, responses=responses(Conflict, Forbidden, NotFound)
+    "/{certificate_id}/opening",
+    response_class=Response,
+    responses=responses(Conflict, Forbidden, NotFound, Unavailable),
 )
 def take_opening(
     certificate_id: UUID, session: SessionDep, caller: CertificatesTake, settings: SettingsDep, now: NowDep
@@ -60,7 +64,7 @@ def take_opening(
     return _zip(data, certificate_id)
 
 
-@router.post("/verify", responses=responses(Forbidden))
+@router.post("/verify", responses=responses(Forbidden, Unavailable))
 def verify_bundle(
     body: RawBodyDep, _caller: CertificatesRead, settings: SettingsDep, now: NowDep
 ) -> CheckReport:
@@ -69,13 +73,13 @@ def verify_bundle(
     return CheckReport.model_validate(vars(report))
 
 
-@well_known.get("/jwks.json")
+@well_known.get("/jwks.json", responses=responses(Unavailable))
 def read_jwks(settings: SettingsDep) -> dict[str, Any]:
     """Show the public keys that sign certificates (RFC 7517)."""
     return service.jwks(directory=settings.keys)
 
 
-@well_known.get("/lethe-trust.json")
+@well_known.get("/lethe-trust.json", responses=responses(Unavailable))
 def read_trust(settings: SettingsDep) -> dict[str, Any]:
     """Show the trust file for the checker; compare its key ids with what you got elsewhere."""
     return service.trust(directory=settings.keys, issuer=settings.issuer)

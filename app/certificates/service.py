@@ -26,7 +26,7 @@ from app.certificates.commitments import RecordContent
 from app.certificates.repository import Certificates
 from app.certificates.statement import Evidence, StatementFacts
 from app.erasure import service as erasure
-from app.errors import Conflict, Forbidden, NotFound
+from app.errors import Conflict, Forbidden, NotFound, Unavailable
 from app.http import ids
 from app.jobs.service import JobView
 from app.registry import manifest as manifests
@@ -347,12 +347,12 @@ def verify(data: bytes, *, directory: Path, issuer: str, at: datetime) -> Report
 
 def trust(*, directory: Path, issuer: str) -> dict[str, Any]:
     """Return the trust file: whose signatures count, and whose log."""
-    return keys.trust(keys.public_keys(directory), issuer=issuer, log_policy=_log_policy(directory))
+    return keys.trust(_public_keys(directory), issuer=issuer, log_policy=_log_policy(directory))
 
 
 def jwks(*, directory: Path) -> dict[str, Any]:
     """Return the public keys as a JSON Web Key Set."""
-    return keys.jwks(keys.public_keys(directory))
+    return keys.jwks(_public_keys(directory))
 
 
 def _released(session: Session, certificate_id: UUID) -> Certificate:
@@ -362,6 +362,13 @@ def _released(session: Session, certificate_id: UUID) -> Certificate:
     if found.state == "issued":
         raise Conflict("the version is not served yet", code="certificate-not-released")
     return found
+
+
+def _public_keys(directory: Path) -> list[keys.PublicKey]:
+    try:
+        return keys.public_keys(directory)
+    except keys.KeyUnusable as reason:
+        raise Unavailable("the issuer's public keys cannot be read here", code="keys-unusable") from reason
 
 
 def _log_policy(directory: Path) -> str | None:
@@ -386,7 +393,7 @@ def _bundle(
     issuer: str,
 ) -> bytes:
     leaf = _leaf(found)
-    p256 = [key.keyid for key in keys.public_keys(directory) if key.algorithm == envelope.P256]
+    p256 = [key.keyid for key in _public_keys(directory) if key.algorithm == envelope.P256]
     return bundle.assemble(
         envelope_bytes=found.envelope,
         manifest=found.manifest,

@@ -1,6 +1,8 @@
 """`lethe certificate`: fetch what was signed, and check it without asking anybody."""
 
+import base64
 import json
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,12 +11,15 @@ from urllib.parse import quote
 import typer
 
 from app.certificates import check as checker
-from app.cli.client import Api, Stopped, chosen, out, show
+from app.certificates import picture
+from app.cli import drawing
+from app.cli.client import Api, Stopped, chosen, err, out
 
 certificate = typer.Typer(no_args_is_help=True, help="Certificates: get, check, show, trust.")
 
 Id = Annotated[str, typer.Argument(metavar="ID", help="A certificate, or a request (er_...) that has one.")]
 EXIT_UNREADABLE = checker.UNREADABLE
+FORBIDDEN = 403
 
 
 @certificate.command("get")
@@ -77,17 +82,70 @@ def check_certificate(
 
 
 @certificate.command("show")
-def show_certificate(id: Id) -> None:  # noqa: A002  the word on the command line
-    """Show what a certificate says, in a few lines; `check` is what proves it."""
+def show_certificate(
+    what: Annotated[str, typer.Argument(metavar="BUNDLE|ID", help="A .zip, a certificate or a request.")],
+    *,
+    html: Annotated[Path | None, typer.Option(help="Write a page that needs nothing else.")] = None,
+    png: Annotated[Path | None, typer.Option(help="Write a picture; needs the extra `pictures`.")] = None,
+) -> None:
+    """Show what a certificate says, as a picture; `check` is what proves it.
+
+    Of an ID also where the person stands among people the model never saw, before and after, if the
+    account may read evidence (audit:read). A bundle alone holds bounds and no ranks.
+
+    Example: lethe certificate show er_01k... --html certificate.html
+    """
+    found = list(_shown(what))
+    if len(found) > 1 and (html or png):
+        raise Stopped(f"{what} has {len(found)} certificates; name one")
+    if chosen.as_json:
+        out.print_json(
+            json.dumps([{"statement": statement, "report": report} for statement, _, report in found])
+        )
+    for statement, claim, report in found:
+        facts = picture.facts(statement, claim, report)
+        if not chosen.as_json:
+            drawing.tell(facts, out)
+        if html is not None:
+            html.write_text(picture.html(facts), encoding="utf-8")
+        if png is not None:
+            png.write_bytes(drawing.png(picture.pictured(facts)))
+    for path in (html, png):
+        if path is not None:
+            err.print(str(path), markup=False)
+
+
+def _shown(what: str) -> Iterator[tuple[dict[str, Any], dict[str, Any], dict[str, Any] | None]]:
+    """Yield (statement, what it claims, the report if it may be seen) of what was named."""
+    if what.endswith(".zip") or Path(what).is_file():
+        try:
+            yield *_read(Path(what).read_bytes()), None
+        except OSError as error:
+            raise Stopped(f"unreadable: {error}", code=EXIT_UNREADABLE) from error
+        return
     api = Api("officer")
-    for each in _of(api, id):
-        body = api.get(f"/v1/certificates/{each}")
-        plain = {name: value for name, value in body.items() if not isinstance(value, dict | list)}
-        decision: dict[str, Any] = body.get("decision") or {}
-        plain |= {
-            name: decision[name] for name in ("verdict", "p0", "p1", "residual_upper") if name in decision
-        }
-        show(body, plain)
+    for each in _of(api, what):
+        statement, claim = _read(api.send("GET", f"/v1/certificates/{each}/bundle").content)
+        try:
+            report = api.get(f"/v1/certificates/{each}/evidence")
+        except Stopped as stopped:
+            if stopped.status != FORBIDDEN:
+                raise
+            report = None
+        yield statement, claim, report
+
+
+def _read(data: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the statement in a bundle and what it claims, if it is one at all."""
+    report = checker.check(data)
+    if report.failed is not None:
+        why = next(step["detail"] for step in report.steps if step["state"] == "failed")
+        raise Stopped(f"this is no certificate: {why}", code=report.exit_code)
+    members = checker.read_bundle(data)[2]
+    statement: dict[str, Any] = json.loads(
+        base64.b64decode(json.loads(members[checker.CERTIFICATE])["payload"])
+    )
+    return statement, report.claim
 
 
 @certificate.command("trust")

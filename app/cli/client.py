@@ -30,10 +30,10 @@ err = Console(stderr=True, highlight=False, soft_wrap=True)
 class Stopped(Exception):  # noqa: N818  it is named for what it does to the command
     """The command cannot go on; the message is for the person who typed it."""
 
-    def __init__(self, message: str, *, code: int = EXIT_REFUSED) -> None:
-        """Carry the message and the exit code."""
+    def __init__(self, message: str, *, code: int = EXIT_REFUSED, status: int | None = None) -> None:
+        """Carry the message, the exit code, and how the API answered if it did."""
         super().__init__(message)
-        self.code = code
+        self.code, self.status = code, status
 
 
 @dataclass
@@ -93,9 +93,8 @@ class Api:
                     ) from error
                 continue
             if response.is_error:
-                raise Stopped(
-                    _plain(response), code=EXIT_NOBODY if response.status_code == 503 else EXIT_REFUSED
-                )
+                code = EXIT_NOBODY if response.status_code == 503 else EXIT_REFUSED
+                raise Stopped(_plain(response), code=code, status=response.status_code)
             return response
         raise AssertionError("the loop returns or raises")
 

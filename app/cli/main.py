@@ -9,6 +9,7 @@ from app.cli import operate
 from app.cli.certificate import certificate
 from app.cli.client import EXIT_REFUSED, Stopped, chosen, err
 from app.cli.erasing import job, request
+from app.cli.fleet import fleet
 from app.cli.log import log
 from app.cli.training import dataset, model
 
@@ -20,7 +21,7 @@ app = typer.Typer(
     help="Lethe erases people's data from trained language models, and shows it.",
     epilog="Exit codes: 0 done, 1 refused or failed, 2 typed wrongly, 3 nobody answers.",
 )
-for command in (operate.up, operate.demo, operate.migrate, operate.keys, operate.account):
+for command in (operate.up, operate.demo, operate.migrate, operate.keys, operate.account, fleet):
     app.command()(command)
 for name, group in (
     ("dataset", dataset),

@@ -301,7 +301,7 @@ def _ending(walk: Walk) -> None:
         table.add_row(f"…{request['id'][-6:]}", *told, *numbers)
     walk.console.print(table)
     for request in walk.summary["requests"]:
-        if request["reasons"]:
+        if request["level"] is not None and request["reasons"]:
             walk.say(f"…{request['id'][-6:]}: {wording.reasons(request['reasons'])}")
     walk.say("p0, p1: rank among people never trained on, before and after; small means remembered")
     walk.say(" · ".join(f"{name} {seconds:.0f} s" for name, seconds in walk.seconds.items()))

@@ -132,6 +132,24 @@ def _sentinels_in(evidence: BatchEvidence, form: str, policy: Policy) -> tuple[s
     return gross | extracted, gross | extracted
 
 
+def resurfaced(planted: Mapping[str, Sequence[Control]], delta: Decimal) -> frozenset[str]:
+    """Return the sentinels of an earlier batch that stand out again, in any form.
+
+    Under a weak reference one score cannot resolve delta: only what is clear of its noise counts.
+    """
+    found: set[str] = set()
+    for controls in planted.values():
+        gap = max(Decimal(0), median([each.excess_before for each in controls])) if controls else Decimal(0)
+        spreads = 0 if reference_is_strong(controls, gap, delta) else NOISE_SPREADS
+        found |= {
+            each.id
+            for each in controls
+            if each.hits
+            or (each.excess_before > 0 and still_remembered(each, delta, slack=spreads * each.after_spread))
+        }
+    return frozenset(found)
+
+
 def mean_ratio_upper(controls: Sequence[Control]) -> Decimal:
     """Return the one-sided 95 % t-bound on the mean share of the gap that remains."""
     ratios = [_ratio(control) for control in controls]

@@ -12,8 +12,12 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from app.verification.cohort import Kind, median, spread
+from app.verification.qualification import Admission
 
 VERSION = "lethe/measurements/1"
+
+EARLIER = "earlier"
+"""The kind of a sentinel that an earlier batch has erased."""
 
 Guarantee = Literal["exact", "bounded", "approximate"]
 
@@ -192,10 +196,12 @@ class MethodFacts:
     engine: str
     guarantee: Guarantee
     qualified: bool
-    """Whether this configuration holds a qualification that has not lapsed."""
+    """Whether this configuration holds a qualification that has not lapsed and covers this batch."""
     attempts: int
     assumptions_checked: bool = False
     """`bounded` only: every assumption of its theorem was checked in this job."""
+    admission: Admission | None = None
+    """The qualification and its risk bound, for the evidence."""
 
 
 def request_measurements(
@@ -267,6 +273,31 @@ def batch_evidence(
         utility_from_anchor=from_anchor,
         neighbour_rise=max((rise for rise in rises if rise is not None), default=None),
     )
+
+
+def earlier_sentinels(
+    batch: str, before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]]
+) -> Mapping[str, tuple[Control, ...]]:
+    """Return, by form, the sentinels of an earlier batch on a later candidate (V45).
+
+    `before` are that batch's own baseline files, in which they are `sentinel/N`; the candidate's files
+    have them as `earlier/BATCH/N`.
+    """
+    prefix = f"{EARLIER}/{batch}/"
+    return {
+        form: tuple(
+            _control(_examinee(old, f"sentinel/{each['id'].removeprefix(prefix)}"), each)
+            for each in new["examinees"]
+            if each["kind"] == EARLIER and each["id"].startswith(prefix)
+        )
+        for form, old, new in _pairs(before, after)
+    }
+
+
+def earlier_batches(after: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    """Return the batches whose sentinels were scored on a candidate."""
+    named = [each["id"] for file in after for each in file["examinees"] if each["kind"] == EARLIER]
+    return tuple(sorted({name.split("/")[1] for name in named}))
 
 
 def _pairs(

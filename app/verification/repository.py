@@ -1,13 +1,14 @@
-"""All SQL about measurements and verdicts."""
+"""All SQL about measurements, verdicts and qualifications."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from uuid import UUID
 
 from sqlalchemy import func, select
 from sqlalchemy.dialects.postgresql import insert
 
 from app.storage.database import Session
-from app.tables import Job, Measurement, VerdictRow, new_id
+from app.tables import Job, Measurement, Model, Qualification, VerdictRow, new_id
 
 
 class Verifications:
@@ -70,3 +71,76 @@ class Verifications:
             select(VerdictRow).where(VerdictRow.job_id == job_id, VerdictRow.attempt == attempt)
         )
         return {row.request_id: row for row in rows}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judged:
+    """What the fleet's health needs of one decision."""
+
+    request_id: UUID
+    model: str
+    engine: str
+    job_id: UUID
+    look: int
+    m: int
+    p: str | None
+
+
+class Fleet:
+    """Decisions and measurements of all models together."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+
+    def judged(self, *, limit: int) -> list[Judged]:
+        """Return the newest decisions, oldest of them first; of each its first form's rank."""
+        form = VerdictRow.decision["forms"][0]
+        rows = self.session.execute(
+            select(
+                VerdictRow.request_id,
+                Model.name.label("model"),
+                VerdictRow.decision["engine"].astext.label("engine"),
+                VerdictRow.job_id,
+                VerdictRow.decision["look"].as_integer().label("look"),
+                form["m"].as_integer().label("m"),
+                form["p1_combined"].astext.label("p"),
+            )
+            .join(Job, Job.id == VerdictRow.job_id)
+            .join(Model, Model.id == Job.model_id)
+            .order_by(VerdictRow.created_at.desc(), VerdictRow.id.desc())
+            .limit(limit)
+        )
+        return [Judged(**row) for row in rows.mappings()][::-1]
+
+    def latest(self) -> Sequence[tuple[UUID, int, str]]:
+        """Return (job, attempt, policy) of each model's candidate that was measured last."""
+        rows = self.session.execute(
+            select(Measurement.job_id, Measurement.attempt, Model.verification_policy)
+            .join(Job, Job.id == Measurement.job_id)
+            .join(Model, Model.id == Job.model_id)
+            .where(Measurement.moment == "after")
+            .distinct(Job.model_id)
+            .order_by(Job.model_id, Measurement.created_at.desc())
+        )
+        return [(row[0], row[1], row[2]) for row in rows]
+
+
+class Qualifications:
+    """Which configuration of which engine was tested on a model line, and how that ended."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+
+    def of_configuration(self, model_id: UUID, configuration: str) -> Sequence[Qualification]:
+        """Return every test of a configuration, newest first."""
+        return self.session.scalars(
+            select(Qualification)
+            .where(Qualification.model_id == model_id, Qualification.configuration == configuration)
+            .order_by(Qualification.decided_at.desc(), Qualification.id.desc())
+        ).all()
+
+    def add(self, row: Qualification) -> Qualification:
+        """Insert one."""
+        self.session.add(row)
+        self.session.flush()
+        return row

@@ -6,36 +6,64 @@ verdict takes the stored bytes and the policy and decides again.
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
+from app import telemetry
 from app.audit import events
 from app.audit import service as audit
 from app.errors import Conflict
+from app.http import ids
 from app.jobs import service as jobs
 from app.jobs.escalation import Guarantee
 from app.jobs.service import JobView
+from app.registry import service as registry
 from app.storage.database import Session
-from app.tables import VerdictRow
+from app.tables import Qualification, VerdictRow, new_id
+from app.verification import controls, fleet, qualification, recheck
 from app.verification import policy as policies
 from app.verification.cohort import Kind
 from app.verification.measurements import (
     BatchEvidence,
     MethodFacts,
     batch_evidence,
+    earlier_batches,
+    earlier_sentinels,
     request_measurements,
 )
 from app.verification.policy import Policy
-from app.verification.repository import Verifications
-from app.verification.verdict import BatchDecision, Decision, decide, decide_batch, worst
+from app.verification.qualification import Admission, Configuration, Finding, Run
+from app.verification.repository import Fleet, Qualifications, Verifications
+from app.verification.verdict import BatchDecision, Decision, decide, decide_batch, doubted, worst
 
 COHORT: Kind = "lottery"
 """How never-trained subjects come about here: held back at random at ingestion (V10)."""
 
+LOOKS_MAX = 10_000
+"""The newest decisions that the fleet's health is taken over."""
+
 Files = Sequence[Mapping[str, Any]]
+
+_log = telemetry.logger("verification")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """What was measured of an attempt, and the rules it is judged by."""
+
+    policy: Policy
+    method: MethodFacts
+    evidence: BatchEvidence
+    before: Sequence[bytes]
+    """The stored numbers of the baseline, one file per form; `after` is the candidate's, read."""
+    after: Files
+    read_again: recheck.Files
+    """`after`, as the second opinion reads it; and what it makes of the batch."""
+    rooms: Mapping[str, recheck.Room]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,28 +98,44 @@ def judge(session: Session, view: JobView, *, guarantee: Guarantee, at: datetime
     if policy.digest != view.policy_digest:
         raise Conflict(f"job {view.id} was planned under another policy", code="policy-not-registered")
     stored = Verifications(session)
-    before = _files(stored.bodies(job_id=view.id, attempt=0, moment="before"))
-    after_bodies = stored.bodies(job_id=view.id, attempt=view.attempt, moment="after")
-    after = _files(after_bodies)
-    evidence = _evidence(session, view, policy, before, after, at=at)
-    # No configuration has passed a qualification yet, so none may claim one (V42).
-    method = MethodFacts(engine=str(view.engine), guarantee=guarantee, qualified=False, attempts=1)
-    decisions = {
-        request_id: _decide(session, view, request_id, before, after, evidence, method, policy)
-        for request_id in view.requests
-    }
-    batch = decide_batch(
+    before = stored.bodies(job_id=view.id, attempt=0, moment="before")
+    after = stored.bodies(job_id=view.id, attempt=view.attempt, moment="after")
+    configuration = _configuration(session, view)
+    size = _size(after)
+    admission = None
+    if guarantee == "approximate":
+        admission = qualify(session, view, configuration, rows=size["rows"], policy=policy, at=at)
+    read_again = recheck.read(after.values())
+    batch = Batch(
+        policy=policy,
+        method=MethodFacts(
+            engine=str(view.engine),
+            guarantee=guarantee,
+            qualified=admission is not None,
+            attempts=1,
+            admission=admission,
+        ),
+        evidence=_evidence(session, view, configuration, before, after, policy, at=at),
+        before=tuple(before.values()),
+        after=_files(after.values()),
+        read_again=read_again,
+        rooms=recheck.rooms(
+            recheck.read(before.values()), read_again, view.forms, policy.model_dump(mode="json")
+        ),
+    )
+    decisions = {request_id: _decide(session, view, request_id, batch) for request_id in view.requests}
+    decided = decide_batch(
         {str(request_id): decision for request_id, decision in decisions.items()},
-        evidence,
-        method,
+        batch.evidence,
+        batch.method,
         policy,
         released={str(each) for each in view.released},
         assurance_min=view.assurance_min,  # type: ignore[arg-type]  # validated when the model was registered
     )
     for request_id, decision in decisions.items():
         _keep(session, view, request_id, decision, at=at)
-    digests = {form: hashlib.sha256(body).hexdigest() for form, body in after_bodies.items()}
-    return _judgement(view, batch, decisions, digests)
+    digests = {form: hashlib.sha256(body).hexdigest() for form, body in after.items()}
+    return _judgement(view, decided, decisions, digests, {"configuration": configuration.digest, **size})
 
 
 def of_request(session: Session, request_id: UUID) -> Sequence[VerdictRow]:
@@ -114,55 +158,297 @@ def measured(session: Session, job_id: UUID, attempt: int) -> Mapping[str, bytes
     return Verifications(session).bodies(job_id=job_id, attempt=attempt, moment="after")
 
 
-def _evidence(
-    session: Session, view: JobView, policy: Policy, before: Files, after: Files, *, at: datetime
-) -> BatchEvidence:
-    failed, total = jobs.sentinel_record(
-        session,
-        view.model_id,
-        engine=str(view.engine),
-        since=at - timedelta(days=policy.sentinel_window_days),
-    )
-    return batch_evidence(
-        before, after, forms=view.forms, sentinel_failures_before=failed, sentinels_before=total
-    )
+# Qualification -------------------------------------------------------------------------------------
 
 
-def _decide(
+def qualify(
     session: Session,
     view: JobView,
-    request_id: UUID,
-    before: Files,
-    after: Files,
-    evidence: BatchEvidence,
-    method: MethodFacts,
+    configuration: Configuration,
+    *,
+    rows: int,
     policy: Policy,
-) -> Decision:
-    """Decide on each subject of a request; the request is as good as its worst."""
+    at: datetime,
+) -> Admission | None:
+    """Return the qualification under which a batch of so many rows may be certified, if there is one.
+
+    A test that is due is held here, on the runs before this one: nobody chooses when. An admission whose
+    time is over, or whose record broke, is marked as lapsed (V42).
+    """
+    stored = Qualifications(session)
+    tests = stored.of_configuration(view.model_id, configuration.digest)
+    newest = tests[0] if tests else None
+    if newest is not None and newest.state == "admitted":
+        _mark_if_lapsed(session, view, newest, policy, at=at)
+    if newest is None or newest.state != "admitted":
+        found = qualification.examine(
+            _runs(session, view, since=at - timedelta(days=policy.qualification_days)),
+            configuration=configuration.digest,
+            after=None if newest is None else newest.through,
+            refusals=sum(test.state == "refused" for test in tests),
+            policy=policy,
+        )
+        if found.state == "waiting":
+            return None
+        newest = stored.add(_tested(view, configuration, found, policy, at=at))
+        _tell_tested(session, newest, at=at)
+    admission = Admission(
+        id=str(newest.id),
+        configuration=newest.configuration,
+        sentinels=newest.sentinels,
+        losses=newest.losses,
+        tests=newest.tests,
+        risk_upper=Decimal(newest.risk_upper),
+        rows_min=newest.rows_min,
+        rows_max=newest.rows_max,
+    )
+    return admission if newest.state == "admitted" and qualification.covers(admission, rows) else None
+
+
+def _mark_if_lapsed(
+    session: Session, view: JobView, held: Qualification, policy: Policy, *, at: datetime
+) -> None:
+    window = _runs(session, view, since=at - timedelta(days=policy.sentinel_window_days))
+    runs = [run for run in window if run.configuration == held.configuration]
+    reason = qualification.lapsed(
+        held.decided_at,
+        at=at,
+        failures=sum(run.failures for run in runs),
+        sentinels=sum(run.sentinels for run in runs),
+        policy=policy,
+    )
+    if reason is None:
+        return
+    held.state, held.lapsed_at, held.lapse = "lapsed", at, reason
+    if reason == "sentinels" and runs:
+        held.through = runs[-1].at  # what broke the record does not count towards the next
+    session.flush()
+    audit.record(
+        session,
+        events.QualificationLapsed(
+            model=view.model_id,
+            engine=held.engine,
+            configuration=held.configuration,
+            reason=reason,
+            at=at,
+        ),
+    )
+
+
+def _tested(
+    view: JobView, configuration: Configuration, found: Finding, policy: Policy, *, at: datetime
+) -> Qualification:
+    rows_min, rows_max = found.rows
+    return Qualification(
+        id=new_id(),
+        model_id=view.model_id,
+        engine=configuration.engine,
+        configuration=configuration.digest,
+        state=found.state,
+        tests=found.tests,
+        sentinels=found.sentinels,
+        losses=found.losses,
+        risk_upper=str(found.upper),
+        rows_min=rows_min,
+        rows_max=rows_max,
+        jobs=[str(run.job) for run in found.runs],
+        policy_digest=policy.digest,
+        through=found.runs[-1].at,
+        decided_at=at,
+    )
+
+
+def _tell_tested(session: Session, tested: Qualification, *, at: datetime) -> None:
+    audit.record(
+        session,
+        events.ConfigurationTested(
+            model=tested.model_id,
+            engine=tested.engine,
+            configuration=tested.configuration,
+            state=tested.state,
+            tests=tested.tests,
+            sentinels=tested.sentinels,
+            losses=tested.losses,
+            risk_upper=tested.risk_upper,
+            policy=tested.policy_digest,
+            at=at,
+        ),
+    )
+
+
+def _configuration(session: Session, view: JobView) -> Configuration:
+    """Return what made the candidate, by its own statement."""
+    assert view.candidate_id is not None, "only a candidate is judged"
+    made: Mapping[str, Any] = registry.version(session, view.candidate_id).statement
+    return Configuration.of(
+        made["statement"], line=view.model, recipe=made["given"]["recipe"], forms=view.forms
+    )
+
+
+def _runs(session: Session, view: JobView, *, since: datetime) -> list[Run]:
+    """Return the runs of this job's engine on its model, oldest first; this attempt is none of them yet."""
+    done = jobs.verifications(session, view.model_id, engine=str(view.engine), since=since)
+    return [
+        Run(
+            job=job_id,
+            at=when,
+            configuration=str(output["configuration"]),
+            rows=int(str(output["rows"])),
+            sentinels=int(str(output["sentinels"])),
+            failures=int(str(output["sentinel_failures"])),
+            repeated=int(str(output["repeated"])),
+            gate_failed=bool(output["gate_failed"]),
+        )
+        for job_id, when, output in done
+        if "configuration" in output
+    ]
+
+
+def _size(after: Mapping[str, bytes]) -> dict[str, int]:
+    """Return how many rows an attempt was to forget, and how many sentinels stand on several."""
+    file = json.loads(next(iter(after.values())))
+    planted = [each["rows"] for each in file["examinees"] if each["kind"] == "sentinel"]
+    people = [each["rows"] for each in file["examinees"] if each["kind"] == "request"]
+    return {
+        "rows": sum(people) + sum(planted),
+        "repeated": sum(rows >= qualification.REPEATED_ROWS for rows in planted),
+    }
+
+
+# The fleet -----------------------------------------------------------------------------------------
+
+
+def fleet_health(session: Session) -> fleet.Health:
+    """Return what many verdicts show together, over the newest of them (V44, V45)."""
+    first: dict[tuple[UUID, str, str], fleet.Look] = {}
+    for each in Fleet(session).judged(limit=LOOKS_MAX):
+        if each.p is not None and each.look == 1:
+            look = fleet.Look(
+                model=each.model,
+                engine=each.engine,
+                release=ids.encode("job", each.job_id),
+                count=fleet.rank_of(each.p, each.m),
+                m=each.m,
+            )
+            first.setdefault((each.request_id, each.model, each.engine), look)
+    survived = [
+        found
+        for job_id, attempt, named in Fleet(session).latest()
+        for found in _survived(session, job_id, attempt, policies.load(named))
+    ]
+    return fleet.health(list(first.values()), survived)
+
+
+def _survived(session: Session, job_id: UUID, attempt: int, policy: Policy) -> list[fleet.Survival]:
+    """Return what the sentinels of all earlier batches say on one candidate."""
     stored = Verifications(session)
+    after = _files(stored.bodies(job_id=job_id, attempt=attempt, moment="after").values())
+    found = []
+    for name in earlier_batches(after):
+        batch = UUID(name)
+        before = _files(stored.bodies(job_id=batch, attempt=0, moment="before").values())
+        planted = earlier_sentinels(name, before, after)
+        record = _record(session, batch)
+        found.append(
+            fleet.survival(
+                fleet.Batch(
+                    job=ids.encode("job", batch),
+                    on=ids.encode("job", job_id),
+                    sentinels=len({each.id for form in planted.values() for each in form}),
+                    back=len(controls.resurfaced(planted, policy.delta)),
+                    others=record["total"] - record["here"],
+                    others_failed=record["failures"] - record["failures_here"],
+                ),
+                risk=policy.sentinel_risk,
+            )
+        )
+    return found
+
+
+def _record(session: Session, job_id: UUID) -> Mapping[str, int]:
+    """Return the sentinels' record that a job's batch was decided on."""
+    *_, output = (step["output"] for step in jobs.steps(session, job_id) if step["stage"] == "verify")
+    found: Mapping[str, int] = output["batch"]["sentinels"]  # type: ignore[index]  # JSON of our own
+    return found
+
+
+# Deciding ------------------------------------------------------------------------------------------
+
+
+def _evidence(
+    session: Session,
+    view: JobView,
+    configuration: Configuration,
+    before: Mapping[str, bytes],
+    after: Mapping[str, bytes],
+    policy: Policy,
+    *,
+    at: datetime,
+) -> BatchEvidence:
+    """Return the batch's evidence, with the sentinels' record under this configuration (V19)."""
+    window = _runs(session, view, since=at - timedelta(days=policy.sentinel_window_days))
+    runs = [run for run in window if run.configuration == configuration.digest]
+    return batch_evidence(
+        _files(before.values()),
+        _files(after.values()),
+        forms=view.forms,
+        sentinel_failures_before=sum(run.failures for run in runs),
+        sentinels_before=sum(run.sentinels for run in runs),
+    )
+
+
+def _decide(session: Session, view: JobView, request_id: UUID, batch: Batch) -> Decision:
+    """Decide on each subject of a request, twice; the request is as good as its worst."""
+    stored = Verifications(session)
+    bodies = batch.before
     first = stored.first_job_of(request_id, model_id=view.model_id)
     if first is not None and first != view.id:
         # The first baseline counts: against a half-erased one everything would look unmeasurable.
-        before = _files(stored.bodies(job_id=first, attempt=0, moment="before"))
-    subjects = [e["id"] for e in after[0]["examinees"] if e["id"].startswith(f"{request_id}/")]
-    return worst(
-        [
-            decide(
-                request_measurements(
-                    subject,
-                    before,
-                    after,
-                    look=view.looks[request_id] + 1,
-                    cohort_kind=COHORT,
-                    digests={"policy": str(view.policy_digest)},
-                ),
-                evidence,
-                replace(method, attempts=stored.count(request_id, model_id=view.model_id) + 1),
-                policy,
-            )
-            for subject in subjects
-        ]
+        bodies = tuple(stored.bodies(job_id=first, attempt=0, moment="before").values())
+    before, read_again = _files(bodies), recheck.read(bodies)
+    method = replace(batch.method, attempts=stored.count(request_id, model_id=view.model_id) + 1)
+    look = view.looks[request_id] + 1
+    subjects = [e["id"] for e in batch.after[0]["examinees"] if e["id"].startswith(f"{request_id}/")]
+    decisions = []
+    for subject in subjects:
+        measured = request_measurements(
+            subject,
+            before,
+            batch.after,
+            look=look,
+            cohort_kind=COHORT,
+            digests={"policy": str(view.policy_digest)},
+        )
+        decision = decide(measured, batch.evidence, method, batch.policy)
+        disagreeing = _second_opinion(decision, subject, view, batch, read_again, look=look)
+        decisions.append(doubted(decision) if disagreeing else decision)
+    return worst(decisions)
+
+
+def _second_opinion(
+    decision: Decision,
+    subject: str,
+    view: JobView,
+    batch: Batch,
+    baseline: recheck.Files,
+    *,
+    look: int,
+) -> tuple[str, ...]:
+    """Return where another computation, on the same bytes, finds otherwise (`recheck`)."""
+    own = recheck.opinion(
+        subject,
+        baseline=baseline,
+        after=batch.read_again,
+        rooms=batch.rooms,
+        forms=view.forms,
+        look=look,
+        cohort_kind=COHORT,
+        policy=batch.policy.model_dump(mode="json"),
     )
+    differing = recheck.disagreements(decision.to_json(), own)
+    if differing:
+        _log.error("second-opinion-disagrees", job=str(view.id), where="; ".join(differing))
+    return differing
 
 
 def _keep(session: Session, view: JobView, request_id: UUID, decision: Decision, *, at: datetime) -> None:
@@ -194,7 +480,11 @@ def _keep(session: Session, view: JobView, request_id: UUID, decision: Decision,
 
 
 def _judgement(
-    view: JobView, batch: BatchDecision, decisions: Mapping[UUID, Decision], digests: Mapping[str, str]
+    view: JobView,
+    batch: BatchDecision,
+    decisions: Mapping[UUID, Decision],
+    digests: Mapping[str, str],
+    run: Mapping[str, object],
 ) -> Judgement:
     leaving = frozenset(UUID(each) for each in batch.leaving)
     publish = batch.action == "publish" and len(leaving) < len(decisions)
@@ -213,6 +503,8 @@ def _judgement(
             "engine": str(view.engine),
             "sentinels": batch.sentinels.here,
             "sentinel_failures": batch.sentinels.failures_here,
+            "gate_failed": bool(batch.utility.reasons),
+            **run,
             "verdicts": {str(request): decision.verdict for request, decision in decisions.items()},
             "measurements": dict(digests),
             "batch": batch.to_json(),
@@ -220,5 +512,5 @@ def _judgement(
     )
 
 
-def _files(bodies: Mapping[str, bytes]) -> Files:
-    return [json.loads(body) for body in bodies.values()]
+def _files(bodies: Iterable[bytes]) -> Files:
+    return [json.loads(body) for body in bodies]

@@ -1,6 +1,7 @@
 """From numbers to a verdict, a level and their reasons; first for one request, then for the batch.
 
     decide        one subject:  every declared form is judged, the worst counts
+    doubted       one subject of whom the second opinion says otherwise
     worst         one request with several subjects
     decide_batch  publish, retry or block; and who leaves the batch for a stronger engine
 
@@ -22,6 +23,7 @@ from app.verification.conformal import printed
 from app.verification.forms import FormDecision, Verdict, judge, largest
 from app.verification.measurements import BatchEvidence, Guarantee, MethodFacts, RequestMeasurements
 from app.verification.policy import Policy
+from app.verification.qualification import Admission
 
 Level = Literal["exact", "certified", "verified", "executed", "inconclusive", "failed"]
 Action = Literal["publish", "retry", "block"]
@@ -32,6 +34,9 @@ LEVELS: tuple[Level, ...] = ("failed", "inconclusive", "executed", "verified", "
 CEILING: Mapping[Guarantee, Level] = {"exact": "exact", "bounded": "certified", "approximate": "verified"}
 
 _SEVERITY: Mapping[Verdict, int] = {"V": 0, "N": 1, "I": 2, "F": 3}
+
+
+DOUBTED = "second_opinion_disagrees"
 
 
 class NotRegistered(Conflict):
@@ -95,6 +100,8 @@ class Decision:
     attempts: int
     delta: Decimal
     policy: str
+    admission: Admission | None = None
+    """The qualification under which the method certifies, and its risk bound."""
 
     def __post_init__(self) -> None:
         assert LEVELS.index(self.level) <= LEVELS.index(CEILING[self.guarantee]), "a level above its ceiling"
@@ -146,6 +153,23 @@ def decide(
         attempts=method.attempts,
         delta=policy.delta,
         policy=policy.digest,
+        admission=method.admission,
+    )
+
+
+def doubted(decision: Decision) -> Decision:
+    """Return what is left of a decision that the second opinion contradicts (`recheck`).
+
+    Which of the two is wrong is not known, so nothing is claimed: a pass becomes **I**, and the batch is
+    blocked. What an exact engine did, it did whatever was measured of it, so its level stands.
+    """
+    claims_nothing = decision.level in {"exact", "failed"}
+    return replace(
+        decision,
+        verdict="F" if decision.verdict == "F" else "I",
+        level=decision.level if claims_nothing else "inconclusive",
+        reasons=(*decision.reasons, DOUBTED),
+        bounds=(),
     )
 
 
@@ -316,6 +340,7 @@ def _blocking(
         "sentinel_failed": survived,
         "assay_dead": not all(controls.assay_is_alive(evidence, form, policy) for form in evidence.forms),
         "form_unmeasured": any("form_unmeasured" in form.reasons for form in judged),
+        "second_opinion_disagrees": any(DOUBTED in decision.reasons for decision in decisions),
     }
     return tuple(reason for reason, holds in conditions.items() if holds)
 

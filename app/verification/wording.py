@@ -65,6 +65,7 @@ REASONS: Mapping[str, str] = {
     "extraction_unmeasured": "drawing out the facts was not tried",
     "extraction_unbounded": "too few attempts to draw out the facts were made",
     "not_qualified": "this configuration of the method has no valid qualification",
+    "second_opinion_disagrees": "two independent computations of the result do not agree",
     "sentinels_missing": "too few planted test subjects were erased with it so far",
 }
 """A reason code in plain words; a test holds it complete."""

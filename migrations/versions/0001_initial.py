@@ -372,6 +372,44 @@ def upgrade() -> None:
         sa.UniqueConstraint("model_id", "number", name=op.f("uq_model_versions_model_id_number")),
     )
     op.create_table(
+        "qualifications",
+        sa.Column("id", sa.Uuid(), nullable=False),
+        sa.Column("model_id", sa.Uuid(), nullable=False),
+        sa.Column("engine", sa.Text(), nullable=False),
+        sa.Column("configuration", sa.Text(), nullable=False),
+        sa.Column("state", sa.Text(), nullable=False),
+        sa.Column("tests", sa.Integer(), nullable=False),
+        sa.Column("sentinels", sa.Integer(), nullable=False),
+        sa.Column("losses", sa.Integer(), nullable=False),
+        sa.Column("risk_upper", sa.Text(), nullable=False),
+        sa.Column("rows_min", sa.Integer(), nullable=False),
+        sa.Column("rows_max", sa.Integer(), nullable=False),
+        sa.Column("jobs", postgresql.JSONB(astext_type=sa.Text()), nullable=False),
+        sa.Column("policy_digest", sa.Text(), nullable=False),
+        sa.Column("through", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("decided_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("lapsed_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("lapse", sa.Text(), nullable=True),
+        sa.Column(
+            "created_at",
+            sa.DateTime(timezone=True),
+            server_default=sa.text("clock_timestamp()"),
+            nullable=False,
+        ),
+        sa.CheckConstraint(
+            "state IN ('admitted', 'refused', 'lapsed')", name=op.f("ck_qualifications_state")
+        ),
+        sa.ForeignKeyConstraint(["model_id"], ["models.id"], name=op.f("fk_qualifications_model_id")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_qualifications")),
+    )
+    op.create_index(
+        "one_admission_per_configuration",
+        "qualifications",
+        ["model_id", "configuration"],
+        unique=True,
+        postgresql_where="state = 'admitted'",
+    )
+    op.create_table(
         "record_exclusions",
         sa.Column("model_id", sa.Uuid(), nullable=False),
         sa.Column("record_id", sa.BigInteger(), nullable=False),
@@ -693,6 +731,10 @@ def downgrade() -> None:
     )
     op.drop_table("reference_models")
     op.drop_table("record_exclusions")
+    op.drop_index(
+        "one_admission_per_configuration", table_name="qualifications", postgresql_where="state = 'admitted'"
+    )
+    op.drop_table("qualifications")
     op.drop_table("model_versions")
     op.drop_index("ix_records_subject_macs", table_name="records", postgresql_using="gin")
     op.drop_index("ix_records_erased_content", table_name="records", postgresql_where="erased_at IS NOT NULL")

@@ -38,7 +38,7 @@ from torch import Tensor, nn
 Scope = Literal["full", "lora"]
 Shard = Mapping[str, Tensor]
 PLAIN: frozenset[Together] = frozenset({"average", "sum"})
-BEST: Together = "posterior"
+BEST: Together = "route"
 SHARDS = "shards"
 ABOUT = "shards.json"
 

@@ -116,25 +116,32 @@ class Log:
 
     def append(self, line: Line, *, state: str | None) -> None:
         """Add a step that was taken."""
+        if not self._lines:
+            self.path.parent.mkdir(parents=True, exist_ok=True, mode=_PRIVATE_DIRECTORY)
         encoded = rfc8785.dumps({**line, "state": state, "prev": self.head})
         self._lines.append(encoded)
-        with self._opened("ab") as file:
+        with self._opened() as file:
             file.write(encoded + b"\n")
 
     def cut(self, length: int) -> None:
-        """Keep so many lines, and on the disk no more than them."""
+        """Keep so many lines, and on the disk no more than them; a kill leaves the old log or the new."""
         assert length <= len(self), "a log cannot be cut to more than it has"
         del self._lines[length:]
-        with self._opened("wb") as file:
-            file.write(b"".join(line + b"\n" for line in self._lines))
+        kept = b"".join(line + b"\n" for line in self._lines)
+        if not self.path.exists() or self.path.stat().st_size == len(kept):
+            return
+        scratch = self.path.with_name(f".{self.path.name}.{os.getpid()}")
+        scratch.write_bytes(kept)
+        scratch.chmod(_PRIVATE)
+        scratch.replace(self.path)
 
     def sync(self) -> None:
         """Have the lines on the disk before anything is written that relies on them."""
-        with self._opened("ab") as file:
+        with self._opened() as file:
             os.fsync(file.fileno())
 
-    def _opened(self, mode: str) -> Any:
-        return open(self.path, mode, opener=lambda path, flags: os.open(path, flags, _PRIVATE))
+    def _opened(self) -> Any:
+        return open(self.path, "ab", opener=lambda path, flags: os.open(path, flags, _PRIVATE))
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,8 +190,7 @@ class History:
         return self.shard(shard) / f"state-{slices:02}.safetensors"
 
     def log(self, shard: int) -> Log:
-        """Return a shard's log, its chain followed."""
-        self.shard(shard).mkdir(parents=True, exist_ok=True, mode=_PRIVATE_DIRECTORY)
+        """Return a shard's log, its chain followed; an empty one where nothing was trained."""
         return Log.read(self.shard(shard) / LOG, self.genesis, shard=shard)
 
     def heads(self, shards: int) -> tuple[str, ...]:

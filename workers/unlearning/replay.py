@@ -237,9 +237,11 @@ def finished(course: Course, history: History) -> tuple[int, ...]:
 def assemble(task: CausalLM, course: Course, history: History, *, together: Together) -> CausalLM:
     """Return one model of the base and the shards that are complete; the task is used up."""
     shards = []
-    for shard in finished(course, history):
-        tensors = load_tensors(_checked(history, shard, course.layout.slices, course.placement.shard_steps))
-        shards.append({n.removeprefix(_PARAMETER): t for n, t in tensors.items() if n.startswith(_PARAMETER)})
+    for number in finished(course, history):
+        tensors = load_tensors(_checked(history, number, course.layout.slices, course.placement.shard_steps))
+        shard = {n.removeprefix(_PARAMETER): t for n, t in tensors.items() if n.startswith(_PARAMETER)}
+        assert all(bool(torch.isfinite(each).all()) for each in shard.values()), "a shard is not finite"
+        shards.append(shard)
     layout = course.layout
     return ensemble.assembled(
         task, shards, scope=layout.scope, together=together, rank=layout.rank, alpha=float(layout.alpha)

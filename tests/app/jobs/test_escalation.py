@@ -5,12 +5,20 @@ import pytest
 from app.jobs import escalation
 from workers.unlearning import engines
 
-POLICY = escalation.load("default")
-DEMO = escalation.load("demo")
+RECORDED = escalation.load("default")
+POLICY = escalation.climbable(RECORDED, recorded=False)
+DEMO = escalation.climbable(escalation.load("demo"), recorded=False)
 
 
 def test_an_affordable_exact_engine_goes_first() -> None:
     assert escalation.first(POLICY, floor=None, exact_seconds=60) == "retrain"
+    assert escalation.first(RECORDED, floor=None, exact_seconds=60) == "exact_replay"
+
+
+def test_only_a_recorded_line_stands_on_the_rung_that_needs_a_history() -> None:
+    assert RECORDED.ladder == ("gradient", "exact_replay", "retrain")
+    assert POLICY.ladder == ("gradient", "retrain")
+    assert escalation.climbable(RECORDED, recorded=True).ladder == RECORDED.ladder
 
 
 def test_an_expensive_or_impossible_exact_engine_does_not() -> None:
@@ -28,6 +36,7 @@ def test_a_floor_rules_out_what_already_failed() -> None:
 
 def test_the_ladder_ends() -> None:
     assert escalation.after(DEMO, "gradient") == "retrain"
+    assert escalation.after(RECORDED, "gradient") == "exact_replay"
     assert escalation.after(DEMO, "retrain") is None
 
 
@@ -45,3 +54,4 @@ def test_an_unknown_policy_is_an_error() -> None:
 def test_every_engine_of_the_ladder_says_the_same_of_itself() -> None:
     for name, guarantee in escalation.GUARANTEES.items():
         assert engines.ENGINES[name].guarantee == guarantee
+        assert engines.ENGINES[name].aim == "erasure"

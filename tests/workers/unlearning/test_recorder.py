@@ -111,7 +111,10 @@ def test_a_history_is_cut_with_its_states(history: History) -> None:
     for slices in (1, 2, 3):
         history.state(2, slices).write_bytes(b"")
     (history.shard(2) / "resume.pt").write_bytes(b"")
+    with (history.shard(2) / "log.jsonl").open("ab") as file:
+        file.write(b'{"torn')
     history.cut(2, slices=1, slice_steps=2)
+    assert b"torn" not in (history.shard(2) / "log.jsonl").read_bytes()
     assert sorted(path.name for path in history.shard(2).iterdir()) == ["log.jsonl", "state-01.safetensors"]
     assert len(history.log(2)) == 2
 

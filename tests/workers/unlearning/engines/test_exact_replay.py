@@ -15,6 +15,7 @@ from workers.unlearning import spec as specs
 from workers.unlearning.data import read_records
 from workers.unlearning.engines import resolve
 from workers.unlearning.engines.base import run_engine
+from workers.unlearning.ensemble import BEST
 from workers.unlearning.recorder import History
 from workers.unlearning.replay import Course
 from workers.unlearning.spec import ForgetSubject, Layout, TrainSpec, UnlearnSpec
@@ -83,7 +84,7 @@ def oracle(spec: UnlearnSpec, out: Path, gone: set[str]) -> tuple[History, Path]
     """Train without them from the start; return the history and the model."""
     course, task = course_of(spec), CausalLM.create(spec.base, RECIPE.seed)
     history = trained(course, without(read_records(spec.records), gone), out / "history", task=task)
-    replay.assemble(task, course, history, together="posterior").save(out / "model")
+    replay.assemble(task, course, history, together=BEST).save(out / "model")
     return history, out / "model"
 
 
@@ -131,7 +132,7 @@ def test_dropping_trains_nothing_and_the_next_run_trains_behind(
     left = [n for n in range(LAYOUT.shards) if n not in touched]
     dropped = History(tmp_path / "dropped" / "history")
     assert [dropped.log(n).head for n in left] == [history.log(n).head for n in left]
-    lone = replay.assemble(CausalLM.create(spec.base, 3), course, dropped, together="posterior")
+    lone = replay.assemble(CausalLM.create(spec.base, 3), course, dropped, together=BEST)
     lone.save(tmp_path / "lone")
     assert checkpoints.digest(tmp_path / "lone") == checkpoints.digest(tmp_path / "dropped" / "model")
 
