@@ -212,8 +212,15 @@ def draft(facts: Facts, *, canonical_sha256: Sequence[str], objects: ObjectStore
 
 
 def sign(drafts: Sequence[Draft], directory: Path) -> list[Signed]:
-    """Sign every draft with both keys of the directory."""
-    signers = keys.open_signers(directory)
+    """Sign every draft with both keys of the directory.
+
+    Raises:
+        Unavailable: the keys are not here; another worker may have them, and nothing is lost by waiting.
+    """
+    try:
+        signers = keys.open_signers(directory)
+    except keys.KeyUnusable as reason:
+        raise Unavailable("the issuer's private keys cannot be read here", code="keys-unusable") from reason
     return [
         Signed(
             draft=each,

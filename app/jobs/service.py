@@ -631,7 +631,10 @@ def _forward(
     _step(session, job, view, output=output, seconds=seconds)
     job.stage, job.progress = lifecycle.FOLLOWS[view.stage], {}
     job.failures, job.kills = 0, 0
-    _waits_no_more(Jobs(session).model(job.model_id))
+    model = Jobs(session).model(job.model_id)
+    _waits_no_more(model)
+    if model.attention == view.stage:
+        model.attention = None  # what a person was asked to see to has come through
     if job.stage != JobStage.DONE:
         queue.ring(session, Stage(job.stage), job.id)
 
