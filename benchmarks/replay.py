@@ -6,6 +6,19 @@ Work. For each layout, random requests of 1, 4 and 16 people: records trained ag
 whole training, counted from the placement over many draws, beside the expected c(m, L, k) of
 `placement.expected_share`; then real replays, whose count must be the predicted one, and their time.
 
+Found: 64 people, LoRA on 512 records; the counts of 200 draws among 2000 people, +- one standard error;
+each real replay repeated exactly the records predicted of it.
+
+    layout     k    expected   counted          real replays: records   time
+    8x8        1        .070   .073 +- .003     4                .062   .058
+               4        .246   .243 +- .005     2                .281   .243
+              16        .631   .629 +- .007     2                .461   .401
+    16x8       1        .035   .036 +- .001     4                .035   .041
+               4        .132   .129 +- .002     2                .164   .167
+              16        .412   .415 +- .005     2                .281   .321
+
+With 16 of 64 gone, a quarter of everything is not there to be repeated.
+
 Together. The same people learned by differently cut trainings on one base that learned the same kinds
 of records about others, and each way in which their shards can answer together:
 
@@ -35,10 +48,11 @@ from typing import Any, get_args
 from app.demo import base
 from app.demo.people import Person, corpus, people, records
 from workers.unlearning import determinism, replay
+from workers.unlearning.course import Course
 from workers.unlearning.data import Passage, Record, Spans
 from workers.unlearning.placement import Placement, expected_share, steps_for
 from workers.unlearning.recorder import History
-from workers.unlearning.replay import Course, Outside
+from workers.unlearning.replay import Outside
 from workers.unlearning.spec import Layout, Recipe, Together
 from workers.unlearning.task import CausalLM
 from workers.unlearning.training import train

@@ -141,15 +141,15 @@ def facts(statement: Mapping[str, Any], claim: Mapping[str, Any], report: Mappin
         bounds=predicate["verification"]["bounds"],
         limitations=claim["limitations"],
         strips=tuple(_strips(decision)) if decision else (),
-        delta=Decimal(decision["delta"]) if decision else None,
+        delta=_decimal(decision.get("delta")) if decision else None,
     )
 
 
 def _strips(decision: Mapping[str, Any]) -> Iterator[Strip]:
     """Yield a strip per form, for each subject in turn."""
-    forms = decision["forms"]
+    forms = decision.get("forms", [])
     names = [form["form"] for form in forms]
-    several = names.count(names[0]) > 1
+    several = len(names) > len(set(names))
     for place, form in enumerate(forms):
         m = int(form["m"])
         number = names[: place + 1].count(form["form"])
@@ -229,7 +229,7 @@ def _legend(scene: Scene) -> None:
         Rect(MARGIN + 150, y - 11, 16, 14, ALARM),
         Text(MARGIN + 172, y, "where the test at 5 % finds someone"),
     )
-    scene.add(Text(MARGIN + STRIP, y, "more memorised →", 12, FAINT, anchor="end"))
+    scene.add(Text(MARGIN + STRIP, y, "more memorised on this side", 12, FAINT, anchor="end"))
 
 
 def _strip(scene: Scene, strip: Strip) -> None:
@@ -281,6 +281,8 @@ def _bars(scene: Scene, bars: Sequence[tuple[str, Decimal | None]], limit: Decim
 def _grid(scene: Scene, strips: Sequence[Strip]) -> None:
     attacks = list(dict.fromkeys(name for strip in strips for name in strip.attacks))
     scene.add(Text(MARGIN, scene.down(38), "Each attack in each precision, after", 16, bold=True))
+    said = "people of all who score as high or higher, and what may remain at most"
+    scene.add(Text(MARGIN, scene.down(20), said, 12, FAINT))
     columns = [MARGIN + 200 + n * (STRIP - 200) / max(len(attacks), 1) for n in range(len(attacks))]
     y = scene.down(22)
     for x, attack in zip(columns, attacks, strict=True):
@@ -297,12 +299,12 @@ def cell(strip: Strip, attack: str) -> str:
     if attack not in strip.attacks:
         return "not run"
     as_high, residual = strip.attacks[attack]
-    bound = "no bound" if residual is None else f"≤ {percent(residual)}"
+    bound = "no bound" if residual is None else percent(residual)
     return f"{as_high}/{strip.m}, {bound}"
 
 
 def _cut(words: str, most: int) -> str:
-    return words if len(words) <= most else words[: most - 1] + "…"
+    return words if len(words) <= most else words[: most - 3] + "..."
 
 
 def _wrapped(words: str, most: int) -> list[str]:
@@ -429,7 +431,7 @@ def _numbers(shown: Facts) -> str:
         ],
     )
     attacks = _table(
-        "Each attack, after: people at least as high, and what may remain",
+        "Each attack, after: people as high or higher, and what may remain at most",
         ("form", "attack", "found"),
         [(each.label, attack, cell(each, attack)) for each in shown.strips for attack in each.attacks],
     )

@@ -140,7 +140,7 @@ def _read(data: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
     report = checker.check(data)
     if report.failed is not None:
         why = next(step["detail"] for step in report.steps if step["state"] == "failed")
-        raise Stopped(f"this is no certificate: {why}", code=report.exit_code)
+        raise Stopped(f"this bundle does not hold together: {why}", code=report.exit_code)
     members = checker.read_bundle(data)[2]
     statement: dict[str, Any] = json.loads(
         base64.b64decode(json.loads(members[checker.CERTIFICATE])["payload"])

@@ -99,7 +99,11 @@ def _row(as_high: int | None, m: int, mark: str, style: str) -> Line:
 def _attacks(strips: Sequence[Strip]) -> Table:
     names = list(dict.fromkeys(name for strip in strips for name in strip.attacks))
     drawn = Table(
-        box=None, pad_edge=False, header_style="bold", title="each attack, after", title_justify="left"
+        box=None,
+        pad_edge=False,
+        header_style="bold",
+        title="each attack, after: as high or higher, what may remain at most",
+        title_justify="left",
     )
     for name in ("form", *names):
         drawn.add_column(Line(name), overflow="fold")

@@ -45,8 +45,9 @@ class Recorded(BaseModel):
 
     slices: Annotated[int, Field(ge=2, le=256)] = 8
     """More of them: less is trained again for one person, and more is kept."""
-    pool: Literal["own", "so_far"] = "own"
-    """What the epochs of a slice go over: its own records, or those of the slices before it as well."""
+    pool: Literal["own", "so_far"] = "so_far"
+    """What the epochs of a slice go over: its own records alone, which a small model forgets again with
+    the next slice, or those of the slices before it as well, which costs more."""
 
 
 class ModelCreate(BaseModel):

@@ -20,6 +20,10 @@ must fire, else silence proves nothing. *Look*: the n-th use of the audit materi
 each spends a part of alpha. *Sentinels*: planted nobodies erased with each batch. *Assay
 controls*: people trained and kept, whom a living assay must still see.
 
-Pure but for `service` and `repository`: the same numbers and policy give the same decision, byte
+Around it: `recheck` computes every number and letter again on another path, and a difference blocks the
+batch; `qualification` says which configuration of an approximate engine may certify; `fleet` looks at
+many verdicts together.
+
+Pure but for `service`, `repository` and the endpoint: the same numbers and policy give the same decision, byte
 for byte, on any machine, so whoever doubts a verdict can recompute it.
 """

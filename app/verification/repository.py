@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from sqlalchemy import func, select
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.dialects.postgresql import distinct_on, insert
 
 from app.storage.database import Session
 from app.tables import Job, Measurement, Model, Qualification, VerdictRow, new_id
@@ -119,7 +119,7 @@ class Fleet:
             .join(Job, Job.id == Measurement.job_id)
             .join(Model, Model.id == Job.model_id)
             .where(Measurement.moment == "after")
-            .distinct(Job.model_id)
+            .ext(distinct_on(Job.model_id))
             .order_by(Job.model_id, Measurement.created_at.desc())
         )
         return [(row[0], row[1], row[2]) for row in rows]

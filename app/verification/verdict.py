@@ -188,6 +188,8 @@ def worst(decisions: Sequence[Decision]) -> Decision:
             _or_unbounded(each.residual_upper),
         ),
     )
+    # A contradiction is of the judge, not of one subject: a worse verdict beside it does not settle it.
+    doubts = [DOUBTED] if any(DOUBTED in each.reasons for each in decisions) else []
     level = lead.level
     if verdict != lead.verdict and level not in {"exact", "certified"}:
         level = "inconclusive"  # V beside N: see `_overall`
@@ -195,7 +197,7 @@ def worst(decisions: Sequence[Decision]) -> Decision:
         lead,
         verdict=verdict,
         level=level,
-        reasons=tuple(dict.fromkeys([*reasons, *lead.reasons])),
+        reasons=tuple(dict.fromkeys([*reasons, *lead.reasons, *doubts])),
         attention=next((each.attention for each in decisions if each.attention), None),
         p1_combined=_any_of([each.p1_combined for each in decisions]),
         residual_upper=largest([each.residual_upper for each in decisions]),

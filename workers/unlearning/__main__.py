@@ -129,6 +129,7 @@ def _train_recorded(
     import shutil
 
     from workers.unlearning import data, determinism, ensemble, replay
+    from workers.unlearning.course import Course
     from workers.unlearning.recorder import History
     from workers.unlearning.task import CausalLM
 
@@ -137,7 +138,7 @@ def _train_recorded(
     if not records or spec.placement_key is None:
         raise data.BadData("there are no records, or no placement key")
     key = spec.placement_key.read_bytes()
-    course = replay.Course(base=spec.base, recipe=spec.recipe, layout=layout, key=key)
+    course = Course(base=spec.base, recipe=spec.recipe, layout=layout, key=key)
     history, task = History(spec.history or spec.out / HISTORY), CausalLM.create(spec.base, spec.recipe.seed)
     outside = replay.Outside(checkpoint_seconds=spec.checkpoint_seconds, progress=progress, stop=stop)
     passed = replay.Passed()

@@ -1,6 +1,5 @@
 """Training that can be repeated without somebody: shard by shard, slice by slice, every step recorded.
 
-    Course(...)                               what is fixed at the start, and what follows from it alone
     complete(task, course, history, shard, records)    go on from what the history has, to the shard's end
     rewound(course, history, records, erased)          cut away what the erased were part of
     assemble(task, course, history, together=...)      one model of the shards that are complete
@@ -15,25 +14,21 @@ Before it goes on it compares every line it builds on with what the placement an
 Shards share nothing but the base, so each may have a process, and a machine, of its own.
 """
 
-import hashlib
-import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
 from hashlib import sha256
-from pathlib import Path
-from typing import Any
 
-from workers.unlearning import checkpoints, determinism, ensemble, placement, recorder
+from workers.unlearning import checkpoints, ensemble, recorder
 from workers.unlearning.checkpoints import State
+from workers.unlearning.course import Course, Steps
 from workers.unlearning.data import Record
 from workers.unlearning.ensemble import Adapters
-from workers.unlearning.placement import Bucket, Placement
+from workers.unlearning.placement import Bucket
 from workers.unlearning.recorder import History, HistoryGap, Log
-from workers.unlearning.spec import Layout, Recipe, Together
-from workers.unlearning.task import CausalLM, Example
+from workers.unlearning.spec import Together
+from workers.unlearning.task import CausalLM
 from workers.unlearning.training import (
     Diverged,
     Run,
@@ -43,7 +38,6 @@ from workers.unlearning.training import (
     nobody_watches,
     restore,
     set_rate,
-    share_of_rate,
 )
 
 import torch  # isort: skip
@@ -51,8 +45,6 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
-ARITHMETIC = "lethe/replay/1"
-"""Changes whenever the same history would lead to other bits."""
 _PARAMETER = "parameter/"
 
 
@@ -79,65 +71,6 @@ class Passed:
 
     def __add__(self, other: "Passed") -> "Passed":
         return Passed(**{name: value + getattr(other, name) for name, value in asdict(self).items()})
-
-
-@dataclass(frozen=True, kw_only=True)
-class Course:
-    """Base, recipe, layout and placement key: with the records, all that a training depends on."""
-
-    base: Path
-    recipe: Recipe
-    layout: Layout
-    key: bytes
-
-    @cached_property
-    def placement(self) -> Placement:
-        """Where records go."""
-        return Placement(
-            key=self.key,
-            shards=self.layout.shards,
-            slices=self.layout.slices,
-            steps=self.layout.steps,
-            epochs=self.recipe.epochs,
-            pool=self.layout.pool,
-        )
-
-    @cached_property
-    def header(self) -> dict[str, Any]:
-        """What a history says of the start: nothing in it tells the key or a record."""
-        return {
-            "arithmetic": ARITHMETIC,
-            "base": checkpoints.digest(self.base),
-            "environment": determinism.environment(),
-            "key": sha256(b"lethe/placement\0" + self.key).hexdigest(),
-            "layout": asdict(self.layout),
-            "recipe": asdict(self.recipe),
-        }
-
-    def rate(self, number: int) -> float:
-        """Return the learning rate of a shard's step."""
-        steps = self.placement.shard_steps
-        if self.layout.span == "slice":
-            steps = self.placement.slice_steps
-            number %= steps
-        return float(self.recipe.learning_rate) * share_of_rate(self.recipe, number, steps)
-
-    def encode(self, task: CausalLM, record: Record) -> Example:
-        """Return a record as tokens."""
-        return task.encode(record, tokens_max=self.recipe.tokens_max, supervise=self.recipe.supervise)
-
-    def macs(self, records: Mapping[str, Record]) -> dict[str, bytes]:
-        """Return the name of each record in a log."""
-        return {
-            key: self.placement.mac(key, each.subject, each.passage.prompt, each.passage.completion)
-            for key, each in records.items()
-        }
-
-    @classmethod
-    def of(cls, history: History, *, base: Path, key: bytes) -> "Course":
-        """Return the course that a history says it followed."""
-        header = history.header
-        return cls(base=base, recipe=Recipe(**header["recipe"]), layout=Layout(**header["layout"]), key=key)
 
 
 def complete(
@@ -246,54 +179,6 @@ def assemble(task: CausalLM, course: Course, history: History, *, together: Toge
     return ensemble.assembled(
         task, shards, scope=layout.scope, together=together, rank=layout.rank, alpha=float(layout.alpha)
     )
-
-
-class Steps(Sequence[Bucket]):
-    """A shard's steps, in the order of the course, and what each is made of."""
-
-    def __init__(self, task: CausalLM, course: Course, shard: int, records: Mapping[str, Record]) -> None:
-        """Place the records and turn them into tokens."""
-        self.course, self.shard = course, shard
-        self.examples = {key: course.encode(task, each) for key, each in records.items()}
-        self.macs = course.macs(records)
-        subjects = {key: each.subject for key, each in records.items()}
-        self._buckets = list(course.placement.buckets(shard, subjects))
-
-    def __len__(self) -> int:
-        return len(self._buckets)
-
-    def __getitem__(self, number: Any) -> Any:
-        return self._buckets[number]
-
-    @property
-    def identity(self) -> str:
-        """What makes this training itself."""
-        content = [self.course.header, self.shard, sorted(mac.hex() for mac in self.macs.values())]
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-    def micro(self, bucket: Bucket) -> list[Sequence[Example]]:
-        """Return a bucket as what goes through the model at once."""
-        examples = [self.examples[key] for key in bucket.keys]
-        limit = self.course.layout.micro_tokens
-        return list(placement.micro_batches(examples, lambda each: len(each.ids), tokens_max=limit))
-
-    def sizes(self, bucket: Bucket) -> tuple[int, list[int]]:
-        """Return a bucket's supervised tokens, and the sizes of its passes."""
-        tokens = sum(sum(self.examples[key].supervised) for key in bucket.keys)
-        return tokens, [len(part) for part in self.micro(bucket)]
-
-    def line(self, number: int) -> dict[str, Any]:
-        """Return what a step must leave in the log."""
-        bucket = self._buckets[number]
-        tokens, micro = self.sizes(bucket)
-        return recorder.expected(
-            bucket,
-            shard=self.shard,
-            macs=self.macs,
-            tokens=tokens,
-            micro=micro,
-            rate=self.course.rate(number),
-        )
 
 
 class _Loop:

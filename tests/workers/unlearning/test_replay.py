@@ -14,10 +14,11 @@ from tests.fixtures.learning import line, people, write_records
 from tests.fixtures.sharding import course_of, shuffled, some, trained, without
 from workers.unlearning import checkpoints, replay
 from workers.unlearning.checkpoints import Progress
+from workers.unlearning.course import Course
 from workers.unlearning.data import Record, read_records
 from workers.unlearning.ensemble import Adapters
 from workers.unlearning.recorder import EnvironmentMismatch, History, HistoryGap
-from workers.unlearning.replay import Course, Outside, complete
+from workers.unlearning.replay import Outside, complete
 from workers.unlearning.task import CausalLM
 from workers.unlearning.training import Interrupted, share_of_rate
 

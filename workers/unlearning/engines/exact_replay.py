@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from workers.unlearning import recorder, replay
+from workers.unlearning.course import Course
 from workers.unlearning.data import Record
 from workers.unlearning.engines.base import (
     Aim,
@@ -39,7 +40,7 @@ from workers.unlearning.engines.base import (
 from workers.unlearning.ensemble import BEST
 from workers.unlearning.placement import KEY_BYTES
 from workers.unlearning.recorder import EnvironmentMismatch, History, HistoryGap
-from workers.unlearning.replay import Course, Outside, Passed
+from workers.unlearning.replay import Outside, Passed
 from workers.unlearning.spec import Together
 from workers.unlearning.task import CausalLM
 

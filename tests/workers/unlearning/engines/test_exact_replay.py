@@ -12,12 +12,12 @@ from tests.fixtures.sharding import KEY, LAYOUT, RECIPE, trained, without
 from workers.unlearning import __main__ as command
 from workers.unlearning import checkpoints, replay
 from workers.unlearning import spec as specs
+from workers.unlearning.course import Course
 from workers.unlearning.data import read_records
 from workers.unlearning.engines import resolve
 from workers.unlearning.engines.base import run_engine
 from workers.unlearning.ensemble import BEST
 from workers.unlearning.recorder import History
-from workers.unlearning.replay import Course
 from workers.unlearning.spec import ForgetSubject, Layout, TrainSpec, UnlearnSpec
 from workers.unlearning.task import CausalLM
 from workers.unlearning.training import Interrupted
