@@ -24,6 +24,6 @@ Around it: `recheck` computes every number and letter again on another path, and
 batch; `qualification` says which configuration of an approximate engine may certify; `fleet` looks at
 many verdicts together.
 
-Pure but for `service`, `repository` and the endpoint: the same numbers and policy give the same decision, byte
-for byte, on any machine, so whoever doubts a verdict can recompute it.
+Pure but for `service`, `repository` and the endpoint: the same numbers and policy give the same
+decision, byte for byte, on any machine, so whoever doubts a verdict can recompute it.
 """
