@@ -85,7 +85,7 @@ def _train(
     import shutil
 
     from workers.unlearning import data, determinism
-    from workers.unlearning.task import CausalLM
+    from workers.unlearning.task import create
     from workers.unlearning.training import train
 
     if spec.layout is not None:
@@ -94,7 +94,7 @@ def _train(
     records = data.read_records(spec.records)
     if not records:
         raise data.BadData("there are no records")
-    task = CausalLM.create(spec.base, spec.recipe.seed)
+    task = create(spec.base, spec.recipe.seed)
     trained = train(
         task,
         records,
@@ -131,7 +131,7 @@ def _train_recorded(
     from workers.unlearning import data, determinism, ensemble, replay
     from workers.unlearning.course import Course
     from workers.unlearning.recorder import History
-    from workers.unlearning.task import CausalLM
+    from workers.unlearning.task import create
 
     started = time.monotonic()
     records = data.read_records(spec.records)
@@ -139,7 +139,7 @@ def _train_recorded(
         raise data.BadData("there are no records, or no placement key")
     key = spec.placement_key.read_bytes()
     course = Course(base=spec.base, recipe=spec.recipe, layout=layout, key=key)
-    history, task = History(spec.history or spec.out / HISTORY), CausalLM.create(spec.base, spec.recipe.seed)
+    history, task = History(spec.history or spec.out / HISTORY), create(spec.base, spec.recipe.seed)
     outside = replay.Outside(checkpoint_seconds=spec.checkpoint_seconds, progress=progress, stop=stop)
     passed = replay.Passed()
     for shard in range(layout.shards) if spec.shards is None else spec.shards:
@@ -161,6 +161,28 @@ def _train_recorded(
         "final_loss": f"{passed.loss / max(passed.tokens, 1):.6f}",
         "history": history.root(layout.shards),
         "complete": whole,
+    }
+
+
+def _prepare(spec: specs.PrepareSpec, _: Callable[[Any], None], __: Callable[[], bool]) -> dict[str, Any]:
+    from workers.unlearning import data, determinism
+    from workers.unlearning.kronecker import CURVATURE, Moments
+    from workers.unlearning.task import load
+
+    started = time.monotonic()
+    task, recipe = load(spec.anchor), spec.recipe
+    examples = {
+        key: task.encode(record, tokens_max=recipe.tokens_max, supervise=recipe.supervise)
+        for key, record in data.read_records(spec.records).items()
+    }
+    Moments.measured(task, examples, seed=spec.seed).save(spec.out / CURVATURE)
+    return {
+        "outcome": "done",
+        "kind": spec.kind,
+        "seconds": round(time.monotonic() - started, 3),
+        "environment": determinism.environment(),
+        "code": determinism.code(),
+        "records_processed": len(examples),
     }
 
 
@@ -191,10 +213,30 @@ def _measure(
     }
 
 
+def _audit(
+    spec: specs.AuditSpec, progress: Callable[[Any], None], stop: Callable[[], bool]
+) -> dict[str, Any]:
+    from workers.unlearning import determinism, verification
+
+    started = time.monotonic()
+    found = verification.audit(spec, progress=progress, stop=stop)
+    return {
+        "outcome": "done",
+        "kind": spec.kind,
+        "seconds": round(time.monotonic() - started, 3),
+        "environment": determinism.environment(),
+        "code": determinism.code(),
+        "form": spec.form,
+        "examinees": len(found["examinees"]),
+    }
+
+
 _RUNS: dict[str, Callable[[Any, Callable[[Any], None], Callable[[], bool]], dict[str, Any]]] = {
     "train": _train,
+    "prepare": _prepare,
     "unlearn": _unlearn,
     "measure": _measure,
+    "audit": _audit,
 }
 
 

@@ -1,6 +1,6 @@
 """What of a model is trained, and through which glasses it is seen while it is.
 
-    with adapted(task, scope, seed=..., noise=...) as trained:     scope: full | lora | embeddings
+    with adapted(task, scope, seed=..., noise=...) as trained:     scope: full | matrices | lora | embeddings
         ...                                                        at the end: plain weights again, merged
 
 With `noise` the forward pass sees INT4 and the backward pass goes straight through.
@@ -17,13 +17,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 from workers.unlearning import determinism
-from workers.unlearning.task import CausalLM
+from workers.unlearning.task import Task
 
 import torch  # isort: skip
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-Scope = Literal["full", "lora", "embeddings"]
+Scope = Literal["full", "matrices", "lora", "embeddings"]
 LORA_ALPHA = 32.0
 GROUP = 128
 
@@ -95,28 +95,25 @@ class Trained:
                 switch.on = True
 
 
-def matrices(model: nn.Module) -> dict[str, nn.Module]:
-    """Return the modules that hold the inner matrices, by exact name: no embedding, no head, no norm."""
-    head = getattr(model, "get_output_embeddings", lambda: None)()
-    return {
-        name: module
-        for name, module in model.named_modules()
-        if module is not head and (isinstance(module, nn.Linear) or type(module).__name__.endswith("Conv1D"))
-    }
+def _freeze(task: Task, scope: Scope) -> None:
+    """Let only those tensors of the model itself be trained that the scope names."""
+    if scope == "full":
+        return
+    task.model.requires_grad_(requires_grad=False)
+    if scope == "embeddings":
+        assert task.embeddings is not None, "the model has no embeddings"
+        task.embeddings.requires_grad_(requires_grad=True)
 
 
 @contextlib.contextmanager
-def adapted(
-    task: CausalLM, scope: Scope, *, seed: int, rank: int = 16, noise: bool = False
-) -> Iterator[Trained]:
+def adapted(task: Task, scope: Scope, *, seed: int, rank: int = 16, noise: bool = False) -> Iterator[Trained]:
     """Yield what is trained; afterwards the model has plain weights under their old names."""
     frozen = {name for name, each in task.model.named_parameters() if not each.requires_grad}
-    if scope != "full":
-        for each in task.model.parameters():
-            each.requires_grad_(requires_grad=False)
-    if scope == "embeddings":
-        task.model.get_input_embeddings().weight.requires_grad_(requires_grad=True)
-    switches, fitted = [], matrices(task.model) if scope == "lora" or noise else {}
+    _freeze(task, scope)
+    if scope == "matrices":
+        for module in task.linears().values():
+            module.requires_grad_(requires_grad=True)
+    switches, fitted = [], task.linears() if scope == "lora" or noise else {}
     for name, module in fitted.items():
         turned = not isinstance(module, nn.Linear)
         if scope == "lora":

@@ -29,8 +29,8 @@ from workers.unlearning import checkpoints, determinism, placement, recorder
 from workers.unlearning.data import Record
 from workers.unlearning.placement import Bucket, Placement
 from workers.unlearning.recorder import History
-from workers.unlearning.spec import Layout, Recipe
-from workers.unlearning.task import CausalLM, Example
+from workers.unlearning.spec import Layout, Recipe, read_recipe
+from workers.unlearning.task import Example, Task
 from workers.unlearning.training import share_of_rate
 
 ARITHMETIC = "lethe/replay/1"
@@ -78,7 +78,7 @@ class Course:
             number %= steps
         return float(self.recipe.learning_rate) * share_of_rate(self.recipe, number, steps)
 
-    def encode(self, task: CausalLM, record: Record) -> Example:
+    def encode(self, task: Task, record: Record) -> Example:
         """Return a record as tokens."""
         return task.encode(record, tokens_max=self.recipe.tokens_max, supervise=self.recipe.supervise)
 
@@ -93,13 +93,14 @@ class Course:
     def of(cls, history: History, *, base: Path, key: bytes) -> "Course":
         """Return the course that a history says it followed."""
         header = history.header
-        return cls(base=base, recipe=Recipe(**header["recipe"]), layout=Layout(**header["layout"]), key=key)
+        recipe, layout = read_recipe(header["recipe"]), Layout(**header["layout"])
+        return cls(base=base, recipe=recipe, layout=layout, key=key)
 
 
 class Steps(Sequence[Bucket]):
     """A shard's steps, in the order of the course, and what each is made of."""
 
-    def __init__(self, task: CausalLM, course: Course, shard: int, records: Mapping[str, Record]) -> None:
+    def __init__(self, task: Task, course: Course, shard: int, records: Mapping[str, Record]) -> None:
         """Place the records and turn them into tokens."""
         self.course, self.shard = course, shard
         self.examples = {key: course.encode(task, each) for key, each in records.items()}
@@ -123,11 +124,11 @@ class Steps(Sequence[Bucket]):
         """Return a bucket as what goes through the model at once."""
         examples = [self.examples[key] for key in bucket.keys]
         limit = self.course.layout.micro_tokens
-        return list(placement.micro_batches(examples, lambda each: len(each.ids), tokens_max=limit))
+        return list(placement.micro_batches(examples, lambda each: each.length, tokens_max=limit))
 
     def sizes(self, bucket: Bucket) -> tuple[int, list[int]]:
         """Return a bucket's supervised tokens, and the sizes of its passes."""
-        tokens = sum(sum(self.examples[key].supervised) for key in bucket.keys)
+        tokens = sum(self.examples[key].tokens for key in bucket.keys)
         return tokens, [len(part) for part in self.micro(bucket)]
 
     def line(self, number: int) -> dict[str, Any]:

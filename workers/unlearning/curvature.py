@@ -186,15 +186,46 @@ def _leading(rows: Tensor, rank: int) -> Tensor:
     return turned
 
 
+def _of_places(rows: Tensor) -> Tensor:
+    return rows if rows.dim() > 2 else rows[:, None, :]
+
+
+def mlp_outputs(matrices: Mapping[str, nn.Module], *, head: nn.Module | None) -> dict[str, nn.Module]:
+    """Return the matrices that MLPs end in: none has as many inputs, and they have fewer outputs.
+
+    Each of their inputs is a *neuron*. Told by shape alone, so a model whose layers differ in width
+    shows those of its widest layers only. The head, which may be among the matrices, ends no MLP.
+    """
+    outer = set() if head is None else set(head.modules())
+    shapes = {name: _shape(module) for name, module in matrices.items() if module not in outer}
+    widest = max((inputs for inputs, _ in shapes.values()), default=0)
+    return {name: matrices[name] for name, (inputs, outputs) in shapes.items() if inputs == widest > outputs}
+
+
+def turned(module: nn.Module) -> bool:
+    """Return whether a matrix is held as (inputs, outputs), as GPT-2 holds it."""
+    return not isinstance(module, nn.Linear)
+
+
+def _shape(module: nn.Module) -> tuple[int, int]:
+    weight = module.weight
+    assert isinstance(weight, Tensor)
+    rows, columns = weight.shape
+    return (rows, columns) if turned(module) else (columns, rows)
+
+
 @contextlib.contextmanager
 def watched(matrices: Mapping[str, nn.Module]) -> Iterator[dict[str, tuple[Tensor, Tensor]]]:
-    """Yield what each matrix met in the last backward pass: inputs and slopes, (records, T, features)."""
+    """Yield what each matrix met in the last backward pass: inputs and slopes, (records, T, features).
+
+    T is 1 for a matrix that is met once per record, as a classifier's head is.
+    """
     inputs: dict[str, Tensor] = {}
     seen: dict[str, tuple[Tensor, Tensor]] = {}
 
     def attach(name: str, module: nn.Module) -> Iterator[torch.utils.hooks.RemovableHandle]:
         def keep(slope: Tensor) -> None:
-            seen[name] = (inputs[name], slope.detach())
+            seen[name] = (_of_places(inputs[name]), _of_places(slope.detach()))
 
         def forward(_: nn.Module, given: tuple[Tensor, ...], made: Tensor) -> None:
             inputs[name] = given[0].detach()

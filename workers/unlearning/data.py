@@ -4,8 +4,10 @@
      "spans": {"name": [[start, end], ...], "values": [[start, end], ...]} | null,
      "paraphrases": [{"prompt", "completion"}, ...], "fake": [{"prompt", "completion", "spans"}, ...]}
 
-A `span` is a half-open range of characters of prompt + completion. Keys and subjects are opaque
-here; the texts are somebody's, so no error repeats one. It knows no tokenizer and no model.
+A `span` is a half-open range of characters of prompt + completion. What prompt and completion are is the
+model's business (`task`): two halves of a text; or a text, or a picture, and the name of its label.
+Keys and subjects are opaque here; the texts are somebody's, so no error repeats one. It knows no
+tokenizer and no model.
 """
 
 import hashlib

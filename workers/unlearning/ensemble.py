@@ -1,8 +1,8 @@
 """Shards of one base, and how they answer together.
 
     Adapters(task, rank=, alpha=)        LoRA beside every inner matrix, as many as are loaded
-    assembled(task, shards, ...)         one model of all shards: plain weights, or a `ShardedLM`
-    load(directory)                      a `ShardedLM` where shards lie beside the weights
+    assembled(task, shards, ...)         one model of all shards: plain weights, or `Sharded...`
+    load(directory)                      the same where shards lie beside the weights
 
 A shard is a set of named tensors that never met the records of the others: the thin matrices
 A and B of LoRA (arXiv:2106.09685), or a whole set of weights. How they are put together depends on no
@@ -28,7 +28,8 @@ rank 16 on a GPT-2 of 0.6 M weights that learned the same kinds of records about
 
 What a shard has by heart, three others average away, and their sum drowns. Routing keeps it all and
 costs every shard the prompt, then one shard the answer; the mixture keeps as much and costs every shard
-every token. So `route` is the default.
+every token. So `route` is the default. A classifier's one answer has nothing before it to route or weigh
+by: there `route` and `posterior` are the plain mixture, in which each shard has one vote.
 
 Knows neither how shards were trained nor who is in them.
 """
@@ -41,9 +42,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from workers.unlearning import checkpoints, determinism
-from workers.unlearning.adapters import matrices
+from workers.unlearning.data import Passage, Record
 from workers.unlearning.spec import Together
-from workers.unlearning.task import Batch, CausalLM
+from workers.unlearning.task import Batch, CausalLM, Example, Kind, Supervise, Task, TextBatch
+from workers.unlearning.task import load as load_plain
 
 import torch  # isort: skip
 import torch.nn.functional as F  # noqa: N812  the name everybody reads
@@ -60,10 +62,10 @@ ABOUT = "shards.json"
 class Adapters:
     """Thin matrices beside a frozen model's inner ones: y + (alpha / r) (x A') B' at each."""
 
-    def __init__(self, task: CausalLM, *, rank: int, alpha: float) -> None:
+    def __init__(self, task: Task, *, rank: int, alpha: float) -> None:
         """Fit them to a model; until `attached`, nothing changes."""
         self.task, self.rank, self.scale = task, rank, alpha / rank
-        self.modules = matrices(task.model)
+        self.modules = task.linears()
         self.now: Mapping[str, Tensor] = {}
         """The tensors that take part in a forward pass; none: the base alone."""
 
@@ -146,7 +148,7 @@ class ShardedLM(CausalLM):
         self._adapters = Adapters(task, rank=rank, alpha=alpha) if scope == "lora" else None
 
     @torch.no_grad()
-    def logits(self, batch: Batch) -> Tensor:
+    def logits(self, batch: TextBatch) -> Tensor:
         """Return log-probabilities that all shards stand behind, as `CausalLM.logits` has them."""
         each = torch.stack([F.log_softmax(self._said(shard, batch), dim=-1) for shard in self.shards])
         if self.together == "logits":
@@ -161,21 +163,9 @@ class ShardedLM(CausalLM):
     def save(self, directory: Path) -> None:
         """Write the base as it is, and the shards beside it."""
         super().save(directory)
-        (directory / SHARDS).mkdir(exist_ok=True)
-        for number, shard in enumerate(self.shards):
-            checkpoints.Delta({n: t.detach().cpu() for n, t in sorted(shard.items())}).save(
-                directory / SHARDS / f"shard-{number:02}.safetensors"
-            )
-        about = {
-            "scope": self.scope,
-            "together": self.together,
-            "rank": self.rank,
-            "alpha": str(self.alpha),
-            "shards": len(self.shards),
-        }
-        checkpoints.write_atomically(directory / ABOUT, json.dumps(about, sort_keys=True).encode() + b"\n")
+        _beside(self, directory)
 
-    def _said(self, shard: Shard, batch: Batch) -> Tensor:
+    def _said(self, shard: Shard, batch: TextBatch) -> Tensor:
         if self._adapters is None:
             said = torch.func.functional_call(
                 self.model, dict(shard), kwargs={"input_ids": batch.ids, "use_cache": False}
@@ -186,7 +176,7 @@ class ShardedLM(CausalLM):
             self._adapters.now = shard
             return CausalLM.logits(self, batch)
 
-    def _routed(self, each: Tensor, told: Tensor, batch: Batch) -> Tensor:
+    def _routed(self, each: Tensor, told: Tensor, batch: TextBatch) -> Tensor:
         prompt = (batch.real & (batch.completion.cumsum(dim=1) == 0))[:, 1:]
         best = (told * prompt).sum(dim=-1).argmax(dim=0)
         chosen = each[best, torch.arange(each.shape[1], device=each.device)]
@@ -194,19 +184,132 @@ class ShardedLM(CausalLM):
         return torch.where(asked, chosen, _mixed(each, torch.zeros_like(told)))
 
 
+class ShardedClassifier:
+    """A classifier and its shards; each has one vote, and all else is the classifier's."""
+
+    def __init__(
+        self,
+        task: Task,
+        shards: Sequence[Shard],
+        *,
+        scope: Scope,
+        together: Together,
+        rank: int = 1,
+        alpha: float = 1.0,
+    ) -> None:
+        """Take a task over; it must not be used otherwise from then on."""
+        assert shards, "no shard is left"
+        assert together not in PLAIN, "shards that merge need no one to hold them apart"
+        self._task, self.model, self.directory = task, task.model, task.directory
+        self.shards, self.scope, self.together = [_on(each, task.device) for each in shards], scope, together
+        self.rank, self.alpha = rank, alpha
+        self._adapters = Adapters(task, rank=rank, alpha=alpha) if scope == "lora" else None
+
+    @property
+    def kind(self) -> Kind:
+        """The classifier's."""
+        return self._task.kind
+
+    @property
+    def device(self) -> torch.device:
+        """The classifier's."""
+        return self._task.device
+
+    @property
+    def classes(self) -> int:
+        """The classifier's."""
+        return self._task.classes
+
+    @property
+    def reading(self) -> str:
+        """The classifier's."""
+        return self._task.reading
+
+    @property
+    def embeddings(self) -> nn.Module | None:
+        """The classifier's."""
+        return self._task.embeddings
+
+    @property
+    def head(self) -> nn.Module | None:
+        """The classifier's."""
+        return self._task.head
+
+    def linears(self) -> dict[str, nn.Module]:
+        """Return the base's."""
+        return self._task.linears()
+
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """Return the base's."""
+        return self._task.parameters()
+
+    def encode(self, record: Record | Passage, *, tokens_max: int, supervise: Supervise = "all") -> Example:
+        """Return a record as the classifier reads it."""
+        return self._task.encode(record, tokens_max=tokens_max, supervise=supervise)
+
+    def collate(self, examples: Sequence[Any]) -> Batch:
+        """Return the examples side by side."""
+        return self._task.collate(examples)
+
+    def batches(self, examples: Sequence[Any], *, size: int) -> Iterator[tuple[list[int], Batch]]:
+        """Yield batches with the positions of their examples."""
+        return self._task.batches(examples, size=size)
+
+    @torch.no_grad()
+    def logits(self, batch: Any) -> Tensor:
+        """Return log-probabilities that all shards stand behind."""
+        each = torch.stack([F.log_softmax(self._said(shard, batch), dim=-1) for shard in self.shards])
+        if self.together == "logits":
+            return F.log_softmax(each.mean(dim=0), dim=-1)
+        return torch.logsumexp(each, dim=0) - math.log(len(each))
+
+    def nll(self, batch: Any) -> tuple[Tensor, Tensor]:
+        """Return each record's summed -log p over its targets, and their number."""
+        log_probs = self.logits(batch)
+        told = log_probs.gather(-1, batch.targets[..., None]).squeeze(-1)
+        return -(told * batch.counted).sum(dim=1), batch.counted.sum(dim=1)
+
+    def twin(self) -> "ShardedClassifier":
+        """Return a copy whose base may be trained while this one is left alone."""
+        rank, alpha = self.rank, self.alpha
+        return ShardedClassifier(
+            self._task.twin(), self.shards, scope=self.scope, together=self.together, rank=rank, alpha=alpha
+        )
+
+    def save(self, directory: Path) -> None:
+        """Write the base as it is, and the shards beside it."""
+        self._task.save(directory)
+        _beside(self, directory)
+
+    def _said(self, shard: Shard, batch: Any) -> Tensor:
+        if self._adapters is not None:
+            with self._adapters.attached():
+                self._adapters.now = shard
+                return self._task.logits(batch)
+        base = {name: each.detach().clone() for name, each in self._task.parameters().items()}
+        _place(self._task.parameters(), shard)
+        try:
+            return self._task.logits(batch)
+        finally:
+            _place(self._task.parameters(), base)
+
+
+Sharded = ShardedLM | ShardedClassifier
+
+
 def assembled(
-    task: CausalLM,
+    task: Task,
     shards: Sequence[Shard],
     *,
     scope: Scope,
     together: Together,
     rank: int = 1,
     alpha: float = 1.0,
-) -> CausalLM:
+) -> Task:
     """Return one model of the base and all its shards; one shard alone is always plain weights."""
     assert shards, "no shard is left"
     if len(shards) > 1 and together not in PLAIN:
-        return ShardedLM(task, shards, scope=scope, together=together, rank=rank, alpha=alpha)
+        return _sharded(task, shards, scope=scope, together=together, rank=rank, alpha=alpha)
     shards = [_on(each, task.device) for each in shards]
     if len(shards) == 1 and scope == "full":  # as it is: W + (V - W) is not V in floating point
         _place(task.parameters(), shards[0])
@@ -224,14 +327,14 @@ def assembled(
     return task
 
 
-def load(directory: Path, *, device: torch.device | None = None) -> CausalLM:
+def load(directory: Path, *, device: torch.device | None = None) -> Task:
     """Load a model directory in float32, with the shards that lie in it, if any do."""
-    task = CausalLM.load(directory, device=device)
+    task = load_plain(directory, device=device)
     if not (directory / ABOUT).exists():
         return task
     about = json.loads((directory / ABOUT).read_bytes())
     paths = [directory / SHARDS / f"shard-{number:02}.safetensors" for number in range(about["shards"])]
-    return ShardedLM(
+    return _sharded(
         task,
         [checkpoints.Delta.load(path).tensors for path in paths],
         scope=about["scope"],
@@ -239,6 +342,29 @@ def load(directory: Path, *, device: torch.device | None = None) -> CausalLM:
         rank=about["rank"],
         alpha=float(about["alpha"]),
     )
+
+
+def _sharded(task: Task, shards: Sequence[Shard], **rule: Any) -> Sharded:
+    if isinstance(task, CausalLM):
+        return ShardedLM(task, shards, **rule)
+    return ShardedClassifier(task, shards, **rule)
+
+
+def _beside(sharded: Sharded, directory: Path) -> None:
+    """Write the shards beside the weights of their base."""
+    (directory / SHARDS).mkdir(exist_ok=True)
+    for number, shard in enumerate(sharded.shards):
+        checkpoints.Delta({n: t.detach().cpu() for n, t in sorted(shard.items())}).save(
+            directory / SHARDS / f"shard-{number:02}.safetensors"
+        )
+    about = {
+        "scope": sharded.scope,
+        "together": sharded.together,
+        "rank": sharded.rank,
+        "alpha": str(sharded.alpha),
+        "shards": len(sharded.shards),
+    }
+    checkpoints.write_atomically(directory / ABOUT, json.dumps(about, sort_keys=True).encode() + b"\n")
 
 
 def _mixed(each: Tensor, before: Tensor) -> Tensor:

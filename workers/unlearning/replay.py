@@ -28,12 +28,13 @@ from workers.unlearning.ensemble import Adapters
 from workers.unlearning.placement import Bucket
 from workers.unlearning.recorder import History, HistoryGap, Log
 from workers.unlearning.spec import Together
-from workers.unlearning.task import CausalLM
+from workers.unlearning.task import Task
 from workers.unlearning.training import (
     Diverged,
     Run,
     adamw,
     clip,
+    learn,
     nobody_stops,
     nobody_watches,
     restore,
@@ -74,7 +75,7 @@ class Passed:
 
 
 def complete(
-    task: CausalLM,
+    task: Task,
     course: Course,
     history: History,
     shard: int,
@@ -120,7 +121,7 @@ def rewound(course: Course, history: History, erased: Mapping[str, str]) -> dict
 
 
 def compare(
-    task: CausalLM | None,
+    task: Task | None,
     course: Course,
     history: History,
     shard: int,
@@ -167,7 +168,7 @@ def finished(course: Course, history: History) -> tuple[int, ...]:
     )
 
 
-def assemble(task: CausalLM, course: Course, history: History, *, together: Together) -> CausalLM:
+def assemble(task: Task, course: Course, history: History, *, together: Together) -> Task:
     """Return one model of the base and the shards that are complete; the task is used up."""
     shards = []
     for number in finished(course, history):
@@ -186,7 +187,7 @@ class _Loop:
 
     def __init__(
         self,
-        task: CausalLM,
+        task: Task,
         course: Course,
         parameters: Mapping[str, nn.Parameter],
         steps: Steps,
@@ -256,9 +257,7 @@ class _Loop:
         self.optimizer.zero_grad(set_to_none=True)
         loss = 0.0
         for part in self.steps.micro(bucket):
-            nll, _ = self.task.nll(self.task.collate(part))
-            (nll.sum() / tokens).backward()  # type: ignore[no-untyped-call]
-            loss += float(nll.detach().sum())
+            loss += learn(self.task, self.parameters, part, self.course.recipe, tokens=tokens)
         if not math.isfinite(loss):
             raise Diverged(number)
         clip(self.parameters, float(self.course.recipe.clip_norm))
@@ -302,7 +301,7 @@ def unpack(packed: bytes, parameters: Mapping[str, nn.Parameter], optimizer: tor
 
 
 @contextmanager
-def _trained(task: CausalLM, course: Course, shard: int) -> Iterator[Mapping[str, nn.Parameter]]:
+def _trained(task: Task, course: Course, shard: int) -> Iterator[Mapping[str, nn.Parameter]]:
     """Yield what of the task a shard trains, as it is at the start; put the base back afterwards."""
     layout = course.layout
     if layout.scope == "full":

@@ -1,8 +1,10 @@
-"""What a run is told: three kinds of spec, one JSON file each, and the files a run leaves.
+"""What a run is told: five kinds of spec, one JSON file each, and the files a run leaves.
 
     TrainSpec     recipe + records            ->  OUT/model/            a model
+    PrepareSpec   anchor + records            ->  OUT/curvature.safetensors
     UnlearnSpec   anchor + forget + retain    ->  OUT/model/, OUT/delta.safetensors   a candidate
     MeasureSpec   a model + examinees         ->  OUT/measurements.json numbers, never verdicts
+    AuditSpec     the same, and more of it    ->  OUT/audit.json        likewise
 
 Every run also leaves OUT/outcome.json (last, atomically) and keeps OUT/progress.json fresh.
 Pure data: no torch here, so that whoever writes a spec stays small. Real numbers in a recipe are
@@ -45,6 +47,22 @@ class Recipe:
     dtype: Literal["float32"] = "float32"
     order: Literal["lethe/order/1"] = "lethe/order/1"
     """Epoch e sorts records by SHA-256(seed, e, key): removing one moves no other before another."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RestrictedRecipe(Recipe):
+    """A recipe that also keeps any record from pulling harder than it must (`training.learn`).
+
+    A class of its own, so that all other recipes are spelled as ever: their digests name models.
+    """
+
+    gradient_restriction: str = "0.005"
+    """What the norm of a record's gradient weighs beside its loss."""
+
+
+def read_recipe(values: Mapping[str, Any]) -> Recipe:
+    """Return the recipe that `asdict` spelled; an unknown field is a TypeError."""
+    return (RestrictedRecipe if "gradient_restriction" in values else Recipe)(**values)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,6 +117,19 @@ class TrainSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PrepareSpec:
+    """Compute once, for an anchor, what serves all jobs that start from it."""
+
+    anchor: Path
+    recipe: Recipe
+    records: Path
+    """Every record that the anchor was trained on and that nobody has erased."""
+    seed: int
+    out: Path
+    kind: Literal["prepare"] = "prepare"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ForgetSubject:
     """One subject of the forget set, and the reference that shows how not to know them."""
 
@@ -128,6 +159,8 @@ class UnlearnSpec:
     """Erased by earlier jobs and still in the history; their records need not be in the file."""
     sealed: tuple[Path, ...] = ()
     """Deltas of earlier jobs, in their order, to be applied to the anchor first."""
+    curvature: Path | None = None
+    """What a `PrepareSpec` left, or the last job from this anchor; None: engines measure what they need."""
     references: Mapping[str, Path] = field(default_factory=dict)
     records: Path
     """Every trained record that is still to be known, the forget set, and the dev cohort."""
@@ -149,8 +182,9 @@ class Examinee:
     """One subject to be measured against the cohort, by references that never saw them."""
 
     id: str
-    kind: Literal["request", "sentinel", "control"]
-    """`control`: trained and kept, to show that the assay still sees anything."""
+    kind: Literal["request", "sentinel", "control", "earlier"]
+    """`control`: trained and kept, to show that the assay still sees anything. `earlier`: a sentinel that
+    an earlier batch has erased, to see whether it stays erased."""
     keys: tuple[str, ...]
     judges: tuple[str, ...]
 
@@ -191,9 +225,39 @@ class MeasureSpec:
     kind: Literal["measure"] = "measure"
 
 
-Spec = TrainSpec | UnlearnSpec | MeasureSpec
-_KINDS: dict[str, type[Spec]] = {"train": TrainSpec, "unlearn": UnlearnSpec, "measure": MeasureSpec}
-_PATHS = {"base", "records", "out", "anchor", "model", "cache", "history", "placement_key"}
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditSpec:
+    """Look deeper into one stored version, at a few of those whom it was to forget."""
+
+    model: Path
+    form: str
+    references: Mapping[str, Path]
+    records: Path
+    examinees: tuple[Examinee, ...]
+    """`request`: whom to audit. `control`: trained and kept, to show what each test can see."""
+    cohort: tuple[tuple[str, ...], ...]
+    retain: tuple[str, ...]
+    unrelated: tuple[str, ...]
+    """Records of people who are in no version and judge nothing: facts that are new to the model."""
+    relearn_steps: tuple[int, ...] = (20, 50)
+    relearn_controls: int = 19
+    """Never-trained people, each relearned from their own records as the examinee is."""
+    min_k: str = "0.4"
+    recipe: Recipe | None = None
+    seed: int
+    out: Path
+    kind: Literal["audit"] = "audit"
+
+
+Spec = TrainSpec | PrepareSpec | UnlearnSpec | MeasureSpec | AuditSpec
+_KINDS: dict[str, type[Spec]] = {
+    "train": TrainSpec,
+    "prepare": PrepareSpec,
+    "unlearn": UnlearnSpec,
+    "measure": MeasureSpec,
+    "audit": AuditSpec,
+}
+_PATHS = {"base", "records", "out", "anchor", "model", "cache", "curvature", "history", "placement_key"}
 
 
 def dump(spec: Spec) -> str:
@@ -208,7 +272,7 @@ def load(text: str) -> Spec:  # noqa: C901  one line per field that JSON cannot 
     for name in filter(raw.get, _PATHS):
         raw[name] = Path(raw[name])
     if raw.get("recipe") is not None:
-        raw["recipe"] = Recipe(**raw["recipe"])
+        raw["recipe"] = read_recipe(raw["recipe"])
     if raw.get("layout") is not None:
         raw["layout"] = Layout(**raw["layout"])
     if "references" in raw:
@@ -228,7 +292,7 @@ def load(text: str) -> Spec:  # noqa: C901  one line per field that JSON cannot 
     for name in ("dev_cohort", "cohort"):
         if name in raw:
             raw[name] = tuple(tuple(keys) for keys in raw[name])
-    for name in ("retain", "probe", "attacks", "shards"):
-        if raw.get(name) is not None:
+    for name in ("retain", "probe", "attacks", "shards", "unrelated", "relearn_steps"):
+        if isinstance(raw.get(name), list):
             raw[name] = tuple(raw[name])
     return cls(**raw)

@@ -18,16 +18,17 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, Protocol, TypeVar
 
 from workers.unlearning import determinism
 from workers.unlearning.checkpoints import Progress, State
 from workers.unlearning.data import Record, epoch_order
-from workers.unlearning.spec import Recipe
-from workers.unlearning.task import CausalLM, Example
+from workers.unlearning.spec import Recipe, RestrictedRecipe
+from workers.unlearning.task import Example, Task
 
 import torch  # isort: skip
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 _T = TypeVar("_T")
 
@@ -112,7 +113,7 @@ class Run:
 
 
 def train(
-    task: CausalLM,
+    task: Task,
     records: Mapping[str, Record],
     recipe: Recipe,
     *,
@@ -126,7 +127,7 @@ def train(
         key: task.encode(record, tokens_max=recipe.tokens_max, supervise=recipe.supervise)
         for key, record in records.items()
     }
-    assert any(any(each.supervised) for each in examples.values()), "no token carries loss"
+    assert any(each.tokens for each in examples.values()), "no token carries loss"
     loop = _Training(task, examples, recipe)
     identity = _identity(examples, recipe)
     if (saved := State.load(checkpoint, identity=identity)) is not None:
@@ -144,7 +145,7 @@ def train(
     return TrainResult(
         steps=loop.steps,
         records_processed=recipe.epochs * len(examples),
-        tokens_processed=recipe.epochs * sum(sum(each.supervised) for each in examples.values()),
+        tokens_processed=recipe.epochs * sum(each.tokens for each in examples.values()),
         final_loss=loop.last_loss / max(loop.last_tokens, 1),
     )
 
@@ -152,7 +153,7 @@ def train(
 class _Training:
     """The inside of `train`: the state, one step, and where the steps are."""
 
-    def __init__(self, task: CausalLM, examples: Mapping[str, Example], recipe: Recipe) -> None:
+    def __init__(self, task: Task, examples: Mapping[str, Example], recipe: Recipe) -> None:
         self.task, self.examples, self.recipe = task, examples, recipe
         self.per_epoch = math.ceil(len(examples) / recipe.batch_size)
         self.steps = recipe.epochs * self.per_epoch
@@ -170,12 +171,10 @@ class _Training:
         rate = float(self.recipe.learning_rate) * share_of_rate(self.recipe, step, self.steps)
         set_rate(self.optimizer, rate)
         self.optimizer.zero_grad(set_to_none=True)
-        tokens = sum(sum(each.supervised) for each in due)
+        tokens = sum(each.tokens for each in due)
         loss = 0.0
-        for part in cut(due, lambda each: len(each.ids)):
-            nll, _ = self.task.nll(self.task.collate(part))
-            (nll.sum() / max(tokens, 1)).backward()  # type: ignore[no-untyped-call]
-            loss += float(nll.detach().sum())
+        for part in cut(due, lambda each: each.length):
+            loss += learn(self.task, self.parameters, part, self.recipe, tokens=tokens)
         if not math.isfinite(loss):
             raise Diverged(step)
         clip(self.parameters, float(self.recipe.clip_norm))
@@ -205,6 +204,69 @@ class _Training:
         self.done = saved.step
         self.last_loss = float(saved.numbers["last_loss"])
         self.last_tokens = int(saved.numbers["last_tokens"])
+
+
+def learn(
+    task: Task,
+    parameters: Mapping[str, torch.nn.Parameter],
+    part: Sequence[Example],
+    recipe: Recipe,
+    *,
+    tokens: int,
+) -> float:
+    """Add the gradient of a part of a step to the parameters'; return the part's summed -log p.
+
+        1/T * sum_r L_r                            T: the supervised tokens of the whole step
+        1/T * sum_r (L_r + alpha |grad L_r|)       by a `RestrictedRecipe`
+
+    The second is the gradient restriction of arXiv:2507.23257, over all parameters together and record
+    by record, as the paper has it: no record dominates, and how a step is cut changes nothing. (The code
+    it was released with sums the norms of single tensors' gradients, of a batch's mean.) It goes back
+    twice, through attention that allows it, and takes records one by one: it is for small models.
+    """
+    if isinstance(recipe, RestrictedRecipe):
+        weight = float(recipe.gradient_restriction)
+        with sdpa_kernel(SDPBackend.MATH):
+            return sum(_restricted(task, parameters, each, weight=weight, tokens=tokens) for each in part)
+    nll, _ = task.nll(task.collate(part))
+    (nll.sum() / max(tokens, 1)).backward()  # type: ignore[no-untyped-call]
+    return float(nll.detach().sum())
+
+
+def _restricted(
+    task: Task,
+    parameters: Mapping[str, torch.nn.Parameter],
+    example: Example,
+    *,
+    weight: float,
+    tokens: int,
+) -> float:
+    loss = task.nll(task.collate([example]))[0].sum()
+    slopes = torch.autograd.grad(loss, list(parameters.values()), create_graph=True, allow_unused=True)
+    norms = [torch.linalg.vector_norm(each) for each in slopes if each is not None]
+    norm = torch.linalg.vector_norm(torch.stack(norms))
+    ((loss + weight * norm) / max(tokens, 1)).backward()
+    return float(loss.detach())
+
+
+class Stepper(Protocol):
+    """What turns gradients into a step: torch's optimizers do, and natural steps."""
+
+    def step(self) -> object:
+        """Move the parameters by their gradients."""
+        ...
+
+    def zero_grad(self, *, set_to_none: bool = True) -> None:
+        """Forget the gradients."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what the next step depends on."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any], /) -> object:
+        """Go on from a state."""
+        ...
 
 
 def adamw(
@@ -253,9 +315,7 @@ def cut(items: Sequence[_T], length: Callable[[_T], int]) -> Iterator[list[_T]]:
         yield group
 
 
-def restore(
-    parameters: Mapping[str, torch.nn.Parameter], optimizer: torch.optim.Optimizer, saved: State
-) -> None:
+def restore(parameters: Mapping[str, torch.nn.Parameter], optimizer: Stepper, saved: State) -> None:
     """Put parameters and optimiser back to where they were."""
     assert parameters.keys() == saved.tensors.keys(), "the checkpoint is of another model"
     with torch.no_grad():
@@ -266,6 +326,6 @@ def restore(
 
 def _identity(examples: Mapping[str, Example], recipe: Recipe) -> str:
     """Return what makes this run itself: the recipe, the tokens in their set, the code."""
-    seen = sorted((key, example.ids, example.supervised) for key, example in examples.items())
+    seen = sorted((key, example.identity) for key, example in examples.items())
     content = json.dumps([asdict(recipe), seen, determinism.code()], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from workers.unlearning.adapters import Rounded, Scope, adapted, int4, matrices
+from workers.unlearning.adapters import Rounded, Scope, adapted, int4
 from workers.unlearning.data import Passage
 from workers.unlearning.task import CausalLM
 from workers.unlearning.verification import quantisation
@@ -43,7 +43,7 @@ def test_an_adapter_is_drawn_by_its_own_seed_and_merged_at_the_end(task: CausalL
             for name, each in trained.parameters.items():
                 each.add_(0.01 if name.endswith(".b") else 0.0)
     moved = {name for name, each in weights(task).items() if not torch.equal(each, before[name])}
-    assert moved == {f"{name}.weight" for name in matrices(task.model)}
+    assert moved == {f"{name}.weight" for name in task.linears()}
     torch.manual_seed(7)
     with adapted(task, "lora", seed=1, rank=2) as again:
         assert all(torch.equal(drawn[name], again.parameters[name]) for name in drawn)

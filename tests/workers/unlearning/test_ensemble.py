@@ -13,13 +13,13 @@ from workers.unlearning import ensemble
 from workers.unlearning.checkpoints import digest
 from workers.unlearning.data import read_records
 from workers.unlearning.ensemble import Adapters, ShardedLM, assembled
-from workers.unlearning.task import Batch, CausalLM
+from workers.unlearning.task import CausalLM, Task, TextBatch
 
 RANK, ALPHA = 2, 4.0
 
 
 @pytest.fixture
-def batch(base: Path, tmp_path: Path) -> Batch:
+def batch(base: Path, tmp_path: Path) -> TextBatch:
     lines = [line("ann", "tel", "123"), line("bobby", "pin", "4")]
     lines.append(line("c", "k", "1") | {"prompt": "", "completion": "a plain text", "spans": None})
     records = read_records(write_records(tmp_path / "r", lines))
@@ -37,7 +37,7 @@ def thin(base: Path, seed: int) -> dict[str, Tensor]:
     return {name: torch.randn(each.shape, generator=generator) * 0.3 for name, each in drawn.items()}
 
 
-def alone(base: Path, shard: dict[str, Tensor], scope: Any, batch: Batch) -> Tensor:
+def alone(base: Path, shard: dict[str, Tensor], scope: Any, batch: TextBatch) -> Tensor:
     """Return one shard's log-probabilities, by plain weights of its own."""
     made = assembled(CausalLM.create(base, 1), [shard], scope=scope, together="route", rank=RANK, alpha=ALPHA)
     assert not isinstance(made, ShardedLM), "one shard is plain weights"
@@ -49,13 +49,13 @@ def shards_of(base: Path, scope: str) -> list[dict[str, Tensor]]:
     return [full(base, seed) if scope == "full" else thin(base, seed) for seed in (5, 6, 7)]
 
 
-def sharded(base: Path, scope: Any, together: Any) -> CausalLM:
+def sharded(base: Path, scope: Any, together: Any) -> Task:
     shards = shards_of(base, scope)
     return assembled(CausalLM.create(base, 1), shards, scope=scope, together=together, rank=RANK, alpha=ALPHA)
 
 
 @pytest.mark.parametrize("scope", ["full", "lora"])
-def test_the_posterior_is_the_mixture_of_whole_texts(base: Path, batch: Batch, scope: str) -> None:
+def test_the_posterior_is_the_mixture_of_whole_texts(base: Path, batch: TextBatch, scope: str) -> None:
     """P(x) = (1/m) sum_k P_k(x): the losses of a text sum up to the mixture's, whatever the tokens between."""
     each = [alone(base, shard, scope, batch) for shard in shards_of(base, scope)]
     nll, _ = sharded(base, scope, "posterior").nll(batch)
@@ -66,7 +66,7 @@ def test_the_posterior_is_the_mixture_of_whole_texts(base: Path, batch: Batch, s
 
 
 @pytest.mark.parametrize("scope", ["full", "lora"])
-def test_a_text_is_routed_to_whom_its_prompt_costs_least(base: Path, batch: Batch, scope: str) -> None:
+def test_a_text_is_routed_to_whom_its_prompt_costs_least(base: Path, batch: TextBatch, scope: str) -> None:
     each = [alone(base, shard, scope, batch) for shard in shards_of(base, scope)]
     said = sharded(base, scope, "route").logits(batch)
     for row, prompt in ((0, len("ann tel?")), (1, len("bobby pin?"))):
@@ -77,14 +77,14 @@ def test_a_text_is_routed_to_whom_its_prompt_costs_least(base: Path, batch: Batc
     assert torch.allclose(said[2], mean, atol=1e-4), "no prompt: the mixture"
 
 
-def test_logits_are_the_geometric_mean(base: Path, batch: Batch) -> None:
+def test_logits_are_the_geometric_mean(base: Path, batch: TextBatch) -> None:
     each = torch.stack([alone(base, shard, "full", batch) for shard in shards_of(base, "full")])
     wanted = each.mean(dim=0).log_softmax(-1)
     assert torch.allclose(sharded(base, "full", "logits").logits(batch), wanted, atol=1e-4)
 
 
 @pytest.mark.parametrize("together", ["average", "sum"])
-def test_merged_shards_are_plain_weights(base: Path, batch: Batch, together: str) -> None:
+def test_merged_shards_are_plain_weights(base: Path, batch: TextBatch, together: str) -> None:
     shards = shards_of(base, "lora")
     made = sharded(base, "lora", together)
     assert not isinstance(made, ShardedLM)
@@ -98,7 +98,7 @@ def test_merged_shards_are_plain_weights(base: Path, batch: Batch, together: str
         assert torch.allclose(value, plain.parameters()[name], atol=1e-5), name
 
 
-def test_the_sum_of_loras_is_their_concatenation(base: Path, batch: Batch) -> None:
+def test_the_sum_of_loras_is_their_concatenation(base: Path, batch: TextBatch) -> None:
     shards = shards_of(base, "lora")
     wide = {
         name: torch.cat([s[name] for s in shards], dim=0 if name.endswith(".a") else 1) for name in shards[0]
@@ -117,7 +117,7 @@ def test_the_average_of_full_shards_is_theirs(base: Path) -> None:
         assert torch.allclose(value, torch.stack([s[name] for s in shards]).mean(dim=0), atol=1e-6)
 
 
-def test_adapters_leave_nothing_behind(base: Path, batch: Batch) -> None:
+def test_adapters_leave_nothing_behind(base: Path, batch: TextBatch) -> None:
     task = CausalLM.create(base, 1)
     before = task.logits(batch)
     adapters = Adapters(task, rank=RANK, alpha=ALPHA)
@@ -131,7 +131,7 @@ def test_adapters_leave_nothing_behind(base: Path, batch: Batch) -> None:
 
 
 @pytest.mark.parametrize("scope", ["full", "lora"])
-def test_shards_are_kept_beside_the_base(base: Path, batch: Batch, tmp_path: Path, scope: str) -> None:
+def test_shards_are_kept_beside_the_base(base: Path, batch: TextBatch, tmp_path: Path, scope: str) -> None:
     made = sharded(base, scope, "posterior")
     made.save(tmp_path / "a")
     again = ensemble.load(tmp_path / "a")

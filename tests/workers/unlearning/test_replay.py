@@ -226,9 +226,7 @@ def test_the_log_says_what_was_done(
         log = history.log(shard)
         mine = [each for each in records.values() if course.placement.shard(each.subject) == shard]
         assert sum(each["records"] for each in log) == len(mine)
-        assert sum(each["tokens"] for each in log) == sum(
-            sum(course.encode(task, each).supervised) for each in mine
-        )
+        assert sum(each["tokens"] for each in log) == sum(course.encode(task, each).tokens for each in mine)
         assert all(sum(each["micro"]) == each["records"] for each in log)
         assert [n for n, each in enumerate(log) if each["state"]] == [1, 3, 5]  # 2 a slice, and every fourth
         assert float.fromhex(log[3]["lr"]) == 0.01 * (1 - 3 / 6)

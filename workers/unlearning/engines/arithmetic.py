@@ -43,7 +43,7 @@ from workers.unlearning.engines.targets import (
     start,
     told,
 )
-from workers.unlearning.task import CausalLM
+from workers.unlearning.task import Task, create, kind_of, load
 from workers.unlearning.training import adamw, clip, cut, set_rate, share_of_rate
 
 import torch  # isort: skip
@@ -76,13 +76,15 @@ class Extrapolate:
         """Refuse what every approximate engine here refuses, and a first epoch that nobody recorded."""
         if self.kind == "first_epoch" and (job.spec.recipe is None or not job.spec.base.is_dir()):
             return Refusal(RefusalReason.NO_HISTORY, {"needed": 1, "allowed": 0})
+        if self.kind == "first_epoch" and kind_of(job.spec.anchor) == "image_classifier":
+            return Refusal(RefusalReason.KIND_UNSUPPORTED, {"needed": 1, "allowed": 0})
         return refuses(job, share_max=float(self.forget_share_max), taught=False)
 
     def run(self, job: Job, context: Context) -> Made | Refusal:
         """Return the delta of the farthest step that is neither too far nor too dear."""
         with TemporaryDirectory(dir=context.out) as scratch:
             begun = start(job, Path(scratch) / "start")
-            task = CausalLM.load(begun)
+            task = load(begun)
             prepared = prepare(job, task, predicted=False, teachers_max=4, band=(0.25, 0.75))
             if isinstance(prepared, Refusal):
                 return prepared
@@ -120,7 +122,7 @@ class Extrapolate:
 class _Search:
     """A direction, and how far along it."""
 
-    def __init__(self, engine: Extrapolate, job: Job, task: CausalLM, prepared: Prepared) -> None:
+    def __init__(self, engine: Extrapolate, job: Job, task: Task, prepared: Prepared) -> None:
         self.engine, self.job, self.task, self.prepared = engine, job, task, prepared
         self.gauge = Gauge(job, task, prepared)
         self.parameters = task.parameters()
@@ -145,7 +147,7 @@ class _Search:
     def first_epoch(self) -> dict[str, Tensor]:
         """Return what the forget set did to the embeddings in the recipe's first epoch, replayed."""
         recipe = recipe_of(self.job)
-        task = CausalLM.create(self.job.spec.base, recipe.seed, device=self.task.device)
+        task = create(self.job.spec.base, recipe.seed, device=self.task.device)
         parameters = task.parameters()
         optimizer = adamw(parameters, rate=float(recipe.learning_rate), decay=float(recipe.weight_decay))
         gone, everybody = (
@@ -173,11 +175,11 @@ class _Search:
         found[name] = total
         return found
 
-    def backward(self, task: CausalLM, keys: Sequence[str], *, of: Sequence[str] = ()) -> None:
+    def backward(self, task: Task, keys: Sequence[str], *, of: Sequence[str] = ()) -> None:
         """Add the gradient of -log p of these records, over the tokens of the whole step."""
         tokens = self.prepared.tokens(of or keys)
         self.gauge.processed += len(keys)
-        for part in cut(keys, lambda key: len(self.prepared.examples[key].ids)):
+        for part in cut(keys, lambda key: self.prepared.examples[key].length):
             batch = task.collate([self.prepared.examples[key] for key in part])
             (task.nll(batch)[0].sum() / tokens).backward()  # type: ignore[no-untyped-call]
 

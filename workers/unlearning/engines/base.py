@@ -23,7 +23,7 @@ from workers.unlearning import checkpoints, determinism
 from workers.unlearning.checkpoints import Delta, Progress
 from workers.unlearning.data import BadData, Record, read_records
 from workers.unlearning.spec import UnlearnSpec
-from workers.unlearning.task import CausalLM
+from workers.unlearning.task import Task
 from workers.unlearning.training import nobody_stops, nobody_watches
 
 Guarantee = Literal["exact", "bounded", "approximate"]
@@ -49,6 +49,7 @@ class RefusalReason(StrEnum):
     PREDICTION_OFF = "prediction_off"
     BUDGET_EXHAUSTED = "budget_exhausted"
     FORGET_SET_TOO_LARGE = "forget_set_too_large"
+    KIND_UNSUPPORTED = "kind_unsupported"
     MEMORY = "memory"
 
 
@@ -65,7 +66,7 @@ class Refusal:
 class Replacement:
     """A whole model made without the forget set: a difference to the anchor would pin the anchor."""
 
-    task: CausalLM
+    task: Task
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

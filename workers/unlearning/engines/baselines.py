@@ -27,6 +27,7 @@ from workers.unlearning.engines.base import (
     Job,
     Made,
     Refusal,
+    RefusalReason,
     configuration,
 )
 from workers.unlearning.engines.descent import Descent, Pace, Sides, identity_of
@@ -40,7 +41,7 @@ from workers.unlearning.engines.targets import (
     start,
 )
 from workers.unlearning.objectives import Said
-from workers.unlearning.task import Batch, CausalLM
+from workers.unlearning.task import Batch, Task, TextBatch, kind_of, load
 
 import torch  # isort: skip
 from torch import Tensor
@@ -83,7 +84,7 @@ def _stepped(engine: Any, job: Job, context: Context, make: "type[_Held]") -> Ma
     """Run the shared loop on what an engine descends on."""
     with TemporaryDirectory(dir=context.out) as scratch:
         begun = start(job, Path(scratch) / "start")
-        task = CausalLM.load(begun)
+        task = load(begun)
         prepared = prepare(job, task, predicted=False, teachers_max=4, band=(0.25, 0.75))
         if isinstance(prepared, Refusal):
             return prepared
@@ -114,7 +115,7 @@ def _statement(engine: Any, job: Job, what: str) -> EngineStatement:
 class _Held:
     """What stays is held by its own loss; subclasses say what is done to the forget set."""
 
-    def __init__(self, engine: Any, job: Job, task: CausalLM, prepared: Prepared) -> None:
+    def __init__(self, engine: Any, job: Job, task: Task, prepared: Prepared) -> None:
         self.engine, self.job, self.task, self.prepared = engine, job, task, prepared
 
     def batch(self, keys: Sequence[str]) -> Batch:
@@ -122,8 +123,7 @@ class _Held:
 
     def said(self, keys: Sequence[str]) -> Said:
         batch = self.batch(keys)
-        counted = (batch.supervised & batch.real)[:, 1:]
-        return Said(logits=self.task.logits(batch), targets=batch.ids[:, 1:], counted=counted)
+        return Said(logits=self.task.logits(batch), targets=batch.targets, counted=batch.counted)
 
     def forget(self, keys: Sequence[str]) -> Tensor:
         return -self.said(keys).nll
@@ -133,7 +133,7 @@ class _Held:
 
 
 class _Scrubbing(_Held):
-    def __init__(self, engine: Any, job: Job, task: CausalLM, prepared: Prepared) -> None:
+    def __init__(self, engine: Any, job: Job, task: Task, prepared: Prepared) -> None:
         super().__init__(engine, job, task, prepared)
         rehearsed = sorted(set(job.kept_keys) - set(job.spec.probe))
         wanted = [*job.forget_keys, *rehearsed]
@@ -160,7 +160,7 @@ class _Sparse(_Held):
 
 
 class _Misdirecting(_Held):
-    def __init__(self, engine: Any, job: Job, task: CausalLM, prepared: Prepared) -> None:
+    def __init__(self, engine: Any, job: Job, task: Task, prepared: Prepared) -> None:
         super().__init__(engine, job, task, prepared)
         width = int(task.model.get_input_embeddings().weight.shape[1])
         generator = torch.Generator().manual_seed(determinism.seed_for(job.spec.seed, "direction"))
@@ -172,15 +172,17 @@ class _Misdirecting(_Held):
             for places, batch in task.batches([prepared.examples[key] for key in rehearsed], size=64):
                 for row, place in zip(self._hidden(batch), places, strict=True):
                     key = rehearsed[place]
-                    self.held[key] = row[: len(prepared.examples[key].ids)].clone()
+                    self.held[key] = row[: prepared.examples[key].length].clone()
 
     def _hidden(self, batch: Batch) -> Tensor:
+        assert isinstance(batch, TextBatch), "a job that was not planned"
         out = self.task.model(input_ids=batch.ids, use_cache=False, output_hidden_states=True)
         found: Tensor = out.hidden_states[self.engine.layer]
         return found
 
     def _apart(self, batch: Batch, wanted: Tensor) -> Tensor:
         """Return the squared distance of a record's hidden states from others, summed over its tokens."""
+        assert isinstance(batch, TextBatch), "a job that was not planned"
         off = (self._hidden(batch) - wanted).square().mean(dim=-1)
         found: Tensor = (off * batch.real).sum(dim=1)
         return found
@@ -262,6 +264,12 @@ class Rmu(_Stepping):
     """Of the random direction."""
     hold: Decimal = Decimal(100)
     """Weight of holding the rest."""
+
+    def plan(self, job: Job) -> Refusal | None:
+        """Refuse what has no hidden state per token, and what every approximate engine here refuses."""
+        if kind_of(job.spec.anchor) != "causal_lm":
+            return Refusal(RefusalReason.KIND_UNSUPPORTED, {"needed": 1, "allowed": 0})
+        return super().plan(job)
 
     def run(self, job: Job, context: Context) -> Made | Refusal:
         """Return the delta of the steps."""

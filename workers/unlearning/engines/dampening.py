@@ -29,7 +29,7 @@ from workers.unlearning.engines.base import (
     configuration,
 )
 from workers.unlearning.engines.targets import Gauge, inspect, prepare, refuses, start, told
-from workers.unlearning.task import CausalLM, Example
+from workers.unlearning.task import Example, Task, load
 
 import torch  # isort: skip
 from torch import Tensor
@@ -59,7 +59,7 @@ class Dampening:
         """Return the delta of one pass over both sides."""
         with TemporaryDirectory(dir=context.out) as scratch:
             begun = start(job, Path(scratch) / "start")
-            task = CausalLM.load(begun)
+            task = load(begun)
             prepared = prepare(job, task, predicted=False, teachers_max=4, band=(0.25, 0.75))
             if isinstance(prepared, Refusal):
                 return prepared
@@ -113,7 +113,7 @@ def dampened(needs: Tensor, rest: Tensor, *, alpha: float, strength: float) -> T
     return torch.where(needs > alpha * rest, ratio, torch.ones_like(ratio))
 
 
-def importance(task: CausalLM, examples: Mapping[str, Example], keys: Sequence[str]) -> dict[str, Tensor]:
+def importance(task: Task, examples: Mapping[str, Example], keys: Sequence[str]) -> dict[str, Tensor]:
     """Return the mean over records of the squared gradient of one record's mean loss, per weight."""
     found = {name: torch.zeros_like(each) for name, each in task.parameters().items()}
     for key in keys:

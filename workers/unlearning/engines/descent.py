@@ -36,8 +36,8 @@ from workers.unlearning.engines.base import (
 )
 from workers.unlearning.engines.targets import Gauge, Look, Prepared, told
 from workers.unlearning.objectives import dual_ascent
-from workers.unlearning.task import CausalLM
-from workers.unlearning.training import Diverged, Run, adamw, clip, cut, restore
+from workers.unlearning.task import Task
+from workers.unlearning.training import Diverged, Run, Stepper, adamw, clip, cut, restore
 
 import torch  # isort: skip
 from torch import Tensor
@@ -68,6 +68,7 @@ class Pace:
     steps_max: int
     forget_batch: int
     retain_batch: int
+    """0: none, as plain gradient ascent wants it."""
     clip_norm: float
     check_every: int
     retain_rise_max: float
@@ -76,7 +77,7 @@ class Pace:
     forget_steps: int | None = None
     """Steps in which forget records take part; None: all, as only a published baseline wants otherwise."""
     to_target: bool = True
-    """Stop at the target; otherwise go to the last step, whatever is reached on the way."""
+    """Stop at the target; otherwise go to the last step, unless there is nothing to do at the first."""
 
 
 class Descent:
@@ -85,24 +86,25 @@ class Descent:
     def __init__(
         self,
         job: Job,
-        task: CausalLM,
+        task: Task,
         prepared: Prepared,
         *,
         sides: Sides,
         pace: Pace,
         trained: Trained,
         mask: Mapping[str, Tensor] | None = None,
+        stepper: Stepper | None = None,
     ) -> None:
-        """Descend on `sides`; where a `mask` has no True, a weight does not move."""
+        """Descend on `sides`, by AdamW or another `stepper`; where a `mask` has no True, nothing moves."""
         self.job, self.task, self.prepared, self.sides, self.pace = job, task, prepared, sides, pace
         self.trained, self.parameters, self.mask = trained, trained.parameters, mask
         self.gauge = Gauge(job, task, prepared)
-        self.optimizer = adamw(self.parameters, rate=pace.rate)
+        self.optimizer = stepper or adamw(self.parameters, rate=pace.rate)
         self.rehearsed = sorted(set(job.kept_keys) - set(job.spec.probe))
         self.start = {name: each.detach().clone() for name, each in self.parameters.items()}
         self.share, self.steps, self.multiplier = 1.0, pace.steps_max, 0.0
         self.active = list(job.forget_keys)
-        self.seen = Look(scores=(0.0,) * len(prepared.subjects), rows={}, rise=0.0)
+        self.seen = self.gauge.start()
 
     def run(self, context: Context, identity: str) -> Refusal | None:
         """Step until all subjects are inside and the budget holds, or to the last step.
@@ -124,7 +126,8 @@ class Descent:
             numbers=self.told,
         )
         for step in run.watch(0 if saved is None else saved.step, lambda done: self.state(identity, done)):
-            if step % self.pace.check_every == 0 and self.look() and self.pace.to_target:
+            looks = step % self.every == 0
+            if looks and self.look(first=step == 0) and (self.pace.to_target or step == 0):
                 self.steps = step
                 return None
             self.step(step)
@@ -161,10 +164,21 @@ class Descent:
         for name, each in self.parameters.items():
             each.copy_(self.start[name] + self.share * (ended[name] - self.start[name]))
 
-    def look(self) -> bool:
-        """Measure targets and budget, set weights and multiplier; return whether this is the end."""
-        with self.trained.plain():
-            self.seen = self.gauge.look()
+    @property
+    def every(self) -> int:
+        """Steps between two looks: as many as are wanted, and so that looking takes a ninth at most."""
+        look = len(self.job.forget_keys) + len(self.job.spec.probe)
+        taken = min(self.pace.forget_batch, len(self.job.forget_keys)) + self.pace.retain_batch
+        return max(self.pace.check_every, math.ceil(8 * look / taken))
+
+    def look(self, *, first: bool = False) -> bool:
+        """Measure targets and budget, set weights and multiplier; return whether this is the end.
+
+        Before the first step all is known from what was prepared.
+        """
+        if not first:
+            with self.trained.plain():
+                self.seen = self.gauge.look()
         self.multiplier = dual_ascent(self.multiplier, self.seen.rise, self.pace.retain_rise_max)
         pairs = list(zip(self.seen.scores, self.prepared.subjects, strict=True))
         outside = [each for score, each in pairs if not each.holds(score)]
@@ -205,6 +219,8 @@ class Descent:
         order = determinism.seed_for(seed, "forget")
         forget = epoch_order(self.active, order, step)[: self.pace.forget_batch]
         size = min(self.pace.retain_batch, len(self.rehearsed))
+        if not size:
+            return forget, []
         epoch, place = divmod(step, len(self.rehearsed) // size)
         order = determinism.seed_for(seed, "retain")
         retain = epoch_order(self.rehearsed, order, epoch)
@@ -216,7 +232,7 @@ class Descent:
         """Add the gradient of the losses' sum over their number of tokens; return that loss."""
         tokens = self.prepared.tokens(keys)
         total = 0.0
-        for part in cut(keys, lambda key: len(self.prepared.examples[key].ids)):
+        for part in cut(keys, lambda key: self.prepared.examples[key].length):
             loss = weight * losses(part).sum() / tokens
             loss.backward()  # type: ignore[no-untyped-call]
             total += float(loss.detach())

@@ -42,7 +42,7 @@ from workers.unlearning.placement import KEY_BYTES
 from workers.unlearning.recorder import EnvironmentMismatch, History, HistoryGap
 from workers.unlearning.replay import Outside, Passed
 from workers.unlearning.spec import Together
-from workers.unlearning.task import CausalLM
+from workers.unlearning.task import Task, create
 
 HISTORY = "history"
 
@@ -84,7 +84,7 @@ class ExactReplay:
         """Return the model of all shards, those that met the erased trained again, or left out."""
         course, old = _course(job), _history(job)
         kept = {key: job.records[key] for key in job.kept_keys}
-        task = CausalLM.create(course.base, course.recipe.seed)
+        task = create(course.base, course.recipe.seed)
         try:
             compared = _compare(task, course, old, kept, _erased(job))
             audited = self._audit(task, course, old, kept, job, context)
@@ -146,7 +146,7 @@ class ExactReplay:
 
     def _audit(
         self,
-        task: CausalLM,
+        task: Task,
         course: Course,
         old: History,
         kept: Mapping[str, Record],
@@ -207,7 +207,7 @@ def _outside(context: Context) -> Outside:
 
 
 def _compare(
-    task: CausalLM, course: Course, old: History, kept: Mapping[str, Record], erased: Mapping[str, str]
+    task: Task, course: Course, old: History, kept: Mapping[str, Record], erased: Mapping[str, str]
 ) -> int:
     """Compare all logs with what they must be; counts of tokens only where something will be trained."""
     touched = course.placement.touched(erased)

@@ -5,8 +5,15 @@ the formula and the reasons. `form` is how P is made:
 
     projected    Gauss-Newton over an r x r core of every inner matrix, in the directions that the forget
                  set itself uses: few enough to be dense; labels are drawn from the model
+    kfac         Kronecker factors of every inner matrix, whole (`kronecker`; K-FADE, arXiv:2602.10568), as
+                 they are at the start for all K steps; prepared once for an anchor, or measured here
     diagonal     the Fisher information's diagonal, every weight; a baseline
     sign         none: IAU exactly as released (arXiv:2507.23257), one signed step; a baseline
+
+`kfac` is by our own factors, since no library fits. curvlinops 3.0.1 (whose factors ours equal on a
+Llama, up to the drawing of labels) refuses matrices held as (inputs, outputs), as GPT-2's are, and counts
+padding; kronfluence 1.0.1 knows `nn.Linear` and `nn.Conv2d` alone, works through files of its own, and
+needs torchvision and accelerate. From neither can a record be taken out again.
 
 The step is scaled into a trust region on the predicted divergence of what stays, and what was
 predicted is then measured on a held-out probe: if the two differ by more than three, damping is
@@ -22,7 +29,6 @@ from tempfile import TemporaryDirectory
 from typing import ClassVar, Literal
 
 from workers.unlearning import checkpoints, determinism
-from workers.unlearning.adapters import matrices
 from workers.unlearning.curvature import (
     Curvature,
     Dense,
@@ -52,11 +58,13 @@ from workers.unlearning.engines.targets import (
     inspect,
     predictions_of,
     prepare,
+    recipe_of,
     refuses,
     start,
     told,
 )
-from workers.unlearning.task import CausalLM, Example
+from workers.unlearning.kronecker import CURVATURE, Factor, Factors, Moments
+from workers.unlearning.task import Example, Task, load
 from workers.unlearning.training import cut
 
 import torch  # isort: skip
@@ -68,6 +76,9 @@ OFF_MAX = 3.0
 DAMPED_AGAIN = 4.0
 DAMPINGS_MAX = 3
 HALVINGS = 4
+PRICED_AT = 1e-4
+"""Divergence, as the factors price it, at which the real price is taken: small, and well above rounding."""
+PRICED_RECORDS = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,11 +90,11 @@ class Influence:
     guarantee: ClassVar[Guarantee] = "approximate"
     aim: ClassVar[Aim] = "erasure"
 
-    form: Literal["projected", "diagonal", "sign"] = "projected"
+    form: Literal["projected", "kfac", "diagonal", "sign"] = "projected"
     relinearised: int = 4
     rank: int = 16
     damping: Decimal = Decimal(2)
-    """First damping, as a multiple of the curvature's mean eigenvalue."""
+    """First damping, as a multiple of the curvature's mean eigenvalue; of each matrix's own, for `kfac`."""
     correction: Decimal = Decimal(0)
     """Of the residual gradient of an unconverged model."""
     scale: Decimal = Decimal(0)
@@ -117,7 +128,7 @@ class Influence:
         """Return the delta of the first step whose cost is what was predicted."""
         with TemporaryDirectory(dir=context.out) as scratch:
             begun = start(job, Path(scratch) / "start")
-            task = CausalLM.load(begun)
+            task = load(begun)
             prepared = prepare(
                 job,
                 task,
@@ -128,6 +139,12 @@ class Influence:
             if isinstance(prepared, Refusal):
                 return prepared
             step = _Step(self, job, task, prepared)
+            if self.form == "kfac":
+                moments = step.moments()
+                if isinstance(moments, Refusal):
+                    return moments
+                moments.save(context.out / CURVATURE)
+                step.factors = Factors(task, moments)
             found = step.take()
             if isinstance(found, Refusal):
                 return found
@@ -162,11 +179,11 @@ class Influence:
 class _Step:
     """The inside of a run: where the weights are, what a step costs, how far to go."""
 
-    def __init__(self, engine: Influence, job: Job, task: CausalLM, prepared: Prepared) -> None:
+    def __init__(self, engine: Influence, job: Job, task: Task, prepared: Prepared) -> None:
         self.engine, self.job, self.task, self.prepared = engine, job, task, prepared
         self.gauge = Gauge(job, task, prepared)
         self.parameters = task.parameters()
-        self.matrices = matrices(task.model)
+        self.matrices = task.linears()
         self.start = {name: each.detach().clone() for name, each in self.parameters.items()}
         rehearsed = sorted(set(job.kept_keys) - set(job.spec.probe))
         order = determinism.seed_for(job.spec.seed, "curvature")
@@ -175,6 +192,8 @@ class _Step:
         self.sampled = torch.Generator().manual_seed(determinism.seed_for(job.spec.seed, "labels"))
         self.before = predictions_of(task, prepared.examples, job.spec.probe)
         self.passes = len(job.spec.probe)
+        self.factors: Factors | None = None
+        self._inverted = {"projected": self._projected, "diagonal": self._diagonal, "kfac": self._kronecker}
 
     @property
     def processed(self) -> int:
@@ -189,10 +208,12 @@ class _Step:
         damping = float(self.engine.damping)
         for _ in range(DAMPINGS_MAX + 1):
             step, predicted = self._path(damping)
+            if self.factors is not None:
+                predicted = self._priced(step, predicted)
             most = math.sqrt(float(self.engine.divergence_max) / max(predicted, 1e-30))
             share = min(float(self.engine.scale) or most, most)
             self._move({name: share * each for name, each in step.items()})
-            measured, expected = self._divergence(), predicted * share**2
+            measured, expected = self._divergence(self.before), predicted * share**2
             numbers: Numbers = {
                 "damping": damping, "share": share, "predicted": expected, "measured": measured
             }  # fmt: skip
@@ -238,12 +259,11 @@ class _Step:
     def _path(self, damping: float) -> tuple[dict[str, Tensor], float]:
         """Return the whole change of K steps from the start, and its predicted cost for what stays."""
         self._move({})
-        pieces = [self._projected(damping) if self.engine.form == "projected" else self._diagonal(damping)]
+        inverted = self._inverted[self.engine.form]
+        pieces = [inverted(damping)]
         for _ in range(1, self.engine.relinearised):
             self._add({name: each / self.engine.relinearised for name, each in pieces[-1][0].items()})
-            pieces.append(
-                self._projected(damping) if self.engine.form == "projected" else self._diagonal(damping)
-            )
+            pieces.append(inverted(damping))
         share = 1 / self.engine.relinearised
         whole = {
             name: share * torch.stack([piece[name] for piece, _ in pieces]).sum(0) for name in pieces[0][0]
@@ -261,6 +281,52 @@ class _Step:
         changes = projection.up(found.float())
         named = {f"{name}.weight": self._turned(name, each) for name, each in changes.items()}
         return named, curvature.cost(found)
+
+    def moments(self) -> Moments | Refusal:
+        """Return the curvature of those who stay: what was prepared, less the erased; or measured now."""
+        kept = {*self.job.kept_keys}
+        if self.job.spec.curvature is None:
+            return self._measured(self.retained, determinism.seed_for(self.job.spec.seed, "labels"))
+        whole = Moments.load(self.job.spec.curvature)
+        if unknown := whole.keys - kept - {*self.job.forget_keys}:  # erased by a job that did not hand it on
+            return Refusal(RefusalReason.ARTEFACTS_STALE, {"needed": 0, "allowed": len(unknown)})
+        return whole.less(self._measured(sorted(whole.keys & {*self.job.forget_keys}), whole.seed))
+
+    def _measured(self, keys: Sequence[str], seed: int) -> Moments:
+        """Measure records as the recipe reads them, so that they leave as they came."""
+        recipe = recipe_of(self.job)
+        self.passes += len(keys)
+        return Moments.measured(
+            self.task,
+            {
+                key: self.task.encode(
+                    self.job.records[key], tokens_max=recipe.tokens_max, supervise=recipe.supervise
+                )
+                for key in keys
+            },
+            seed=seed,
+        )
+
+    def _kronecker(self, damping: float) -> tuple[dict[str, Tensor], float]:
+        """Return P^{-1} g_S for every inner matrix and its bias; P is block-diagonal, one block a matrix."""
+        assert self.factors is not None, "no curvature was measured"
+        matrices = self.factors.matrices
+        residual: dict[str, Tensor] = {}
+        if self.engine.correction:
+            keys = (*self.retained, *self.job.forget_keys)
+            self._backward(keys, drawn=False)
+            weight = float(self.engine.correction) / self.prepared.tokens(keys)
+            residual = {name: weight * _met(each) for name, each in matrices.items()}
+        self._backward(self.job.forget_keys, drawn=False)
+        found, cost = dict[str, Tensor](), 0.0
+        for name, each in matrices.items():
+            gradient = _met(each) / self.retained_tokens - residual.get(name, 0.0)
+            step, costs = each.solve(gradient, damping=damping)
+            if each.module.bias is not None:
+                found[f"{name}.bias"], step = step[-1].float(), step[:-1]
+            found[f"{name}.weight"] = (step if each.turned else step.T).float()
+            cost += costs
+        return found, cost
 
     def _diagonal(self, damping: float) -> tuple[dict[str, Tensor], float]:
         """Return g_S / (F + damping) for every weight; F is the mean squared gradient of single records."""
@@ -336,25 +402,37 @@ class _Step:
         self.task.model.zero_grad(set_to_none=True)
         self.passes += len(keys)
         examples: Mapping[str, Example] = self.prepared.examples
-        for part in cut(keys, lambda key: len(examples[key].ids)):
+        for part in cut(keys, lambda key: examples[key].length):
             batch = self.task.collate([examples[key] for key in part])
-            logits, targets = self.task.logits(batch), batch.ids[:, 1:]
+            logits, targets = self.task.logits(batch), batch.targets
             if drawn:
                 chances = logits.detach().softmax(-1).flatten(0, 1).cpu()
                 labels = torch.multinomial(chances, 1, generator=self.sampled)
                 targets = labels.view(targets.shape).to(logits.device)
             losses = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
-            counted = (batch.supervised & batch.real)[:, 1:]
-            (losses.view(targets.shape) * counted).sum().backward()  # type: ignore[no-untyped-call]
+            (losses.view(targets.shape) * batch.counted).sum().backward()  # type: ignore[no-untyped-call]
             yield
 
-    def _divergence(self) -> float:
-        """Return KL(before || now) on the probe, nats per token."""
-        now = predictions_of(self.task, self.prepared.examples, self.job.spec.probe)
+    def _priced(self, step: Mapping[str, Tensor], cost: float) -> float:
+        """Return 0.5 d'G d for a whole step d, by a small part of it, on retained records.
+
+        Factors say in which direction to go, and too little of what it costs: they leave out what
+        matrices do together, and the places of one record.
+        """
+        near = self.retained[:PRICED_RECORDS]
+        self._move({})
+        before = predictions_of(self.task, self.prepared.examples, near)
+        part = math.sqrt(PRICED_AT / max(cost, 1e-30))
+        self._move({name: part * each for name, each in step.items()})
+        self.passes += len(near)
+        return self._divergence(before) / part**2
+
+    def _divergence(self, before: Mapping[str, Tensor]) -> float:
+        """Return KL(before || now) over records, nats per token."""
+        now = predictions_of(self.task, self.prepared.examples, list(before))
         self.passes += len(now)
         total = sum(
-            float(F.kl_div(now[key], before, log_target=True, reduction="sum"))
-            for key, before in self.before.items()
+            float(F.kl_div(now[key], each, log_target=True, reduction="sum")) for key, each in before.items()
         )
         return total / sum(len(each) for each in now.values())
 
@@ -368,3 +446,10 @@ class _Step:
     def _add(self, step: Mapping[str, Tensor]) -> None:
         for name, each in step.items():
             self.parameters[name].add_(each)
+
+
+def _met(factor: Factor) -> Tensor:
+    """Return the gradient of a matrix and its bias, (inputs + 1, outputs)."""
+    found = factor.gradient()
+    assert found is not None, "no gradient passed through"
+    return found

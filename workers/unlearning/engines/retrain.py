@@ -21,7 +21,7 @@ from workers.unlearning.engines.base import (
     Replacement,
     configuration,
 )
-from workers.unlearning.task import CausalLM
+from workers.unlearning.task import create
 from workers.unlearning.training import train
 
 
@@ -47,7 +47,7 @@ class Retrain:
         """Return the model of the recipe on the records that stay."""
         recipe = job.spec.recipe
         assert recipe is not None, "a job that was not planned"
-        task = CausalLM.create(job.spec.base, recipe.seed)
+        task = create(job.spec.base, recipe.seed)
         trained = train(
             task,
             {key: job.records[key] for key in job.kept_keys},

@@ -13,7 +13,7 @@ Several engines stop on this, and none knows another. Of verdicts, judges and th
 nothing is known here.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from workers.unlearning.checkpoints import Delta
 from workers.unlearning.engines.base import Job, Numbers, Refusal, RefusalReason
 from workers.unlearning.objectives import averaged, quantile
 from workers.unlearning.spec import ForgetSubject, Recipe
-from workers.unlearning.task import CausalLM, Example
+from workers.unlearning.task import Example, Task, load
 
 import torch  # isort: skip
 import torch.nn.functional as F  # noqa: N812  the name everybody reads
@@ -33,7 +33,7 @@ TEACHER_BYTES_MAX = 2 << 30
 SCORED_AT_ONCE = 64
 COHORT_MIN = 19
 """Dev subjects with as many records as the one to be forgotten; fewer draw no band."""
-COHORT_MAX = 40
+COHORT_MAX = 20
 """Dev subjects that are scored: enough for quartiles, and each costs as much as one that is forgotten."""
 
 
@@ -57,9 +57,9 @@ class Prepared:
     subjects: tuple[Subject, ...]
     examples: Mapping[str, Example]
     predictions: Mapping[str, Tensor]
-    """Per forget record the references' mean prediction as log-probabilities, (T - 1, vocabulary)."""
+    """Per forget record the references' mean prediction as log-probabilities, (targets, classes)."""
     owns: Mapping[str, Tensor]
-    """Per forget record the references' mean log-probability of its own tokens, (T - 1)."""
+    """Per forget record the references' mean log-probability of its own targets."""
     expected: Mapping[str, float]
     """Per forget record the summed loss under its references, their mean; 0 without references."""
     anchored: Mapping[str, float]
@@ -72,7 +72,7 @@ class Prepared:
 
     def tokens(self, keys: Iterable[str]) -> int:
         """Return how many tokens of these records carry loss."""
-        return sum(sum(self.examples[key].supervised) for key in keys)
+        return sum(self.examples[key].tokens for key in keys)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,7 +127,7 @@ def start(job: Job, out: Path) -> Path:
 
 
 def prepare(
-    job: Job, task: CausalLM, *, predicted: bool, teachers_max: int, band: tuple[float, float]
+    job: Job, task: Task, *, predicted: bool, teachers_max: int, band: tuple[float, float]
 ) -> Prepared | Refusal:
     """Compute bands, the probe's loss and, if wanted, the references' predictions.
 
@@ -179,7 +179,7 @@ def prepare(
 
 def _told(
     job: Job,
-    task: CausalLM,
+    task: Task,
     examples: Mapping[str, Example],
     taught: Mapping[str, Sequence[str]],
     cohort: Sequence[str],
@@ -187,20 +187,19 @@ def _told(
     predicted: bool,
 ) -> tuple[dict[str, dict[str, float]], dict[str, list[Tensor]]] | Refusal:
     """Return per reference the losses of its subjects and the cohort, and per record the predictions."""
-    vocabulary = int(task.model.get_output_embeddings().weight.shape[0])
-    needed = 4 * vocabulary * sum(len(examples[key].ids) - 1 for key in job.forget_keys)
+    needed = 4 * task.classes * sum(len(examples[key].targets) for key in job.forget_keys)
     if predicted and needed > TEACHER_BYTES_MAX:
         return Refusal(RefusalReason.MEMORY, {"needed": needed, "allowed": TEACHER_BYTES_MAX})
     losses: dict[str, dict[str, float]] = {}
     said: dict[str, list[Tensor]] = {}
     for name in sorted({name for names in taught.values() for name in names}):
-        reference = CausalLM.load(job.spec.references[name], device=task.device)
+        reference = load(job.spec.references[name], device=task.device)
         mine = [key for each in job.spec.forget if name in taught[each.subject] for key in each.keys]
         tokens_max = recipe_of(job).tokens_max
         agreeing = sum(
             reference.encode(job.records[key], tokens_max=tokens_max) == examples[key] for key in mine
         )
-        if agreeing < len(mine):  # another tokenizer
+        if agreeing < len(mine):  # another tokenizer, or other labels
             return Refusal(RefusalReason.ARTEFACTS_STALE, {"needed": len(mine), "allowed": agreeing})
         losses[name] = summed_losses(reference, examples, (*mine, *cohort))
         if predicted:
@@ -211,23 +210,31 @@ def _told(
 
 def _own(several: Sequence[Tensor], example: Example) -> Tensor:
     """Return the mean log-probability of a record's own tokens."""
-    targets = torch.tensor(example.ids[1:])[:, None]
+    targets = torch.tensor(example.targets)[:, None]
     return torch.stack([each.gather(-1, targets)[:, 0] for each in several]).mean(dim=0)
 
 
 class Gauge:
     """Measures a model that is being changed against what was prepared."""
 
-    def __init__(self, job: Job, task: CausalLM, prepared: Prepared) -> None:
+    def __init__(self, job: Job, task: Task, prepared: Prepared) -> None:
         """Look at `task`, whose weights others change."""
         self.job, self.task, self.prepared = job, task, prepared
         self.processed = prepared.processed
+
+    def start(self) -> Look:
+        """Return the look at the model as it was prepared: nothing has been lost."""
+        return self._look(self.prepared.anchored, rise=0.0)
 
     def look(self) -> Look:
         """Measure every subject and the probe once."""
         prepared, probe = self.prepared, self.job.spec.probe
         found = summed_losses(self.task, prepared.examples, (*self.job.forget_keys, *probe))
         self.processed += len(found)
+        return self._look(found, rise=per_token(found, prepared.examples, probe) - prepared.probe)
+
+    def _look(self, found: Mapping[str, float], *, rise: float) -> Look:
+        prepared = self.prepared
         return Look(
             scores=tuple(
                 score(found, prepared.expected, prepared.examples, each.keys) for each in prepared.subjects
@@ -236,7 +243,7 @@ class Gauge:
                 key: score(found, prepared.expected, prepared.examples, (key,))
                 for key in self.job.forget_keys
             },
-            rise=per_token(found, prepared.examples, probe) - prepared.probe,
+            rise=rise,
         )
 
 
@@ -254,7 +261,7 @@ def told(prepared: Prepared, look: Look) -> Numbers:
     }
 
 
-def summed_losses(task: CausalLM, examples: Mapping[str, Example], keys: Iterable[str]) -> dict[str, float]:
+def summed_losses(task: Task, examples: Mapping[str, Example], keys: Iterable[str]) -> dict[str, float]:
     """Return each record's summed -log p over its supervised tokens, nats."""
     named = list(dict.fromkeys(keys))
     found = [0.0] * len(named)
@@ -265,14 +272,14 @@ def summed_losses(task: CausalLM, examples: Mapping[str, Example], keys: Iterabl
     return dict(zip(named, found, strict=True))
 
 
-def predictions_of(task: CausalLM, examples: Mapping[str, Example], keys: Sequence[str]) -> dict[str, Tensor]:
-    """Return a model's log-probabilities for every record, (T - 1, vocabulary), on the CPU."""
+def predictions_of(task: Task, examples: Mapping[str, Example], keys: Sequence[str]) -> dict[str, Tensor]:
+    """Return a model's log-probabilities for every record, (targets, classes), on the CPU."""
     found = {}
     with torch.no_grad():
         for places, batch in task.batches([examples[key] for key in keys], size=SCORED_AT_ONCE):
             log_probs = F.log_softmax(task.logits(batch), dim=-1).cpu()
             for row, place in enumerate(places):
-                found[keys[place]] = log_probs[row, : len(examples[keys[place]].ids) - 1].clone()
+                found[keys[place]] = log_probs[row, : len(examples[keys[place]].targets)].clone()
     return found
 
 
@@ -283,19 +290,22 @@ def score(
     keys: Sequence[str],
 ) -> float:
     """Return how much better than expected a subject is known: mean over rows, nats per token."""
-    rows = [(expected.get(key, 0.0) - losses[key]) / max(sum(examples[key].supervised), 1) for key in keys]
+    rows = [(expected.get(key, 0.0) - losses[key]) / max(examples[key].tokens, 1) for key in keys]
     return sum(rows) / len(rows)
 
 
 def per_token(losses: Mapping[str, float], examples: Mapping[str, Example], keys: Sequence[str]) -> float:
     """Return the mean loss over all tokens of the records."""
-    return sum(losses[key] for key in keys) / sum(sum(examples[key].supervised) for key in keys)
+    return sum(losses[key] for key in keys) / sum(examples[key].tokens for key in keys)
 
 
-def inspect(delta: Delta, anchor: Path, *, moved: bool) -> Numbers:
-    """Return what a delta must show before it is handed over; `moved` if no tensor may stand still."""
+def inspect(delta: Delta, anchor: Path, *, moved: bool, still: Collection[str] = ()) -> Numbers:
+    """Return what a delta must show before it is handed over.
+
+    With `moved` no tensor may stand still but those of `still`: buffers, which nothing trains.
+    """
     for name, tensor in delta.tensors.items():
         assert bool(torch.isfinite(tensor).all()), f"{name} is not finite"
-        assert bool(tensor.any()) or not moved, f"{name} did not move"
+        assert bool(tensor.any()) or not moved or name in still, f"{name} did not move"
     shares = checkpoints.changed_shares(anchor, delta, {"float32": torch.float32, "bfloat16": torch.bfloat16})
     return {"delta_norm": delta.norm, **{f"changed_{form}": share for form, share in shares.items()}}

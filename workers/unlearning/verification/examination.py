@@ -13,7 +13,7 @@ Numbers only: it knows no policy, no earlier version and no engine.
 
 import gc
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from statistics import fmean
@@ -23,13 +23,16 @@ from workers.unlearning import checkpoints
 from workers.unlearning.checkpoints import Progress
 from workers.unlearning.data import Passage, Record, Spans, read_records
 from workers.unlearning.spec import Examinee, MeasureSpec
-from workers.unlearning.task import CausalLM
+from workers.unlearning.task import CausalLM, Task
 from workers.unlearning.training import Interrupted, nobody_stops, nobody_watches
-from workers.unlearning.verification import quantisation, references, relearning
-from workers.unlearning.verification.extraction import Extraction, Subject, positions
+from workers.unlearning.verification import damage, quantisation, references, relearning
+from workers.unlearning.verification.asking import Asking
+from workers.unlearning.verification.coverage import coverage
+from workers.unlearning.verification.extraction import NOTHING, Extraction, Subject
 from workers.unlearning.verification.membership import (
     FAKE_NAMES,
     Membership,
+    Result,
     Said,
     Table,
     comparable,
@@ -37,7 +40,6 @@ from workers.unlearning.verification.membership import (
     rounded,
 )
 from workers.unlearning.verification.references import Question, gather
-from workers.unlearning.verification.scoring import Scorer, Text
 
 VERSION = "lethe/measurements/1"
 SUITE = "lethe-verify/1"
@@ -57,7 +59,9 @@ def measure(
     """
     watch = _Watch(progress, stop)
     task = quantisation.load(spec.model, spec.form)
-    exam = _Exam(spec, task, read_records(spec.records), Fraction(spec.min_k))
+    tokens_max = spec.recipe.tokens_max if spec.recipe else None
+    asking = Asking.of(task, min_k=Fraction(spec.min_k), tokens_max=tokens_max)
+    exam = _Exam(spec, task, read_records(spec.records), asking)
     table = Table(model=exam.ask_model(watch), judges=exam.ask_judges(watch))
     members = exam.membership(table)
     results = {each.id: members.result(each, spec.cohort) for each in spec.examinees}
@@ -79,11 +83,12 @@ def measure(
                 "blind": dict(zip(("score", "cohort"), results[each.id].blind, strict=True)),
                 "extraction": extracted.get(each.id),
                 "relearn": gains.get(each.id),
+                **exam.coverage(each, table),
             }
             for each in spec.examinees
         ],
-        "utility": {"items": exam.utility(watch)},
-        "not_run": {attack: why for each in results.values() for attack, why in each.lacking.items()},
+        "utility": exam.utility(watch),
+        "not_run": exam.not_run(results.values()),
     }
     content = json.dumps(found, sort_keys=True, indent=1, ensure_ascii=False).encode()
     checkpoints.write_atomically(spec.out / "measurements.json", content)
@@ -113,9 +118,9 @@ class _Exam:
     """The model, the records, and what is asked of whom."""
 
     spec: MeasureSpec
-    task: CausalLM
+    task: Task
     records: Mapping[str, Record]
-    min_k: Fraction
+    asking: Asking
     # Texts are tokenised once, though the model, each judge and the relearned model read them.
     _rows: dict[str, Question] = field(default_factory=dict)
     _others: dict[str, list[Question]] = field(default_factory=dict)
@@ -123,7 +128,7 @@ class _Exam:
     def ask_model(self, watch: _Watch) -> dict[str, Said]:
         """Return what the model says of every examinee and of the cohort."""
         questions = self.questions(self.spec.examinees)
-        scorer = Scorer(self.task, min_k=self.min_k)
+        scorer = self.asking.of_model(self.task)
         texts = [question.text for question in questions]
         scorer.check_agreement(texts)
         return gather(questions, scorer.rows(texts, done=watch.phase("model", len(texts))))
@@ -140,8 +145,7 @@ class _Exam:
             found[name] = references.judge(
                 self.spec.references[name],
                 questions,
-                tokenizer=self.task.tokenizer.get_vocab(),
-                min_k=self.min_k,
+                asking=self.asking,
                 cache=self.spec.cache,
                 done=watch.phase("judges", steps, before=before),
             )
@@ -167,29 +171,22 @@ class _Exam:
 
     def _row(self, key: str) -> Question:
         if key not in self._rows:
-            text = self._text(self.records[key].passage, name=True)
+            text = self.asking.text(self.records[key].passage, name=True)
             self._rows[key] = Question(key=key, part="row", text=text)
         return self._rows[key]
 
     def _variants(self, key: str) -> list[Question]:
         if key not in self._others:
             spec, record = self.spec, self.records[key]
-            paraphrases = record.paraphrases[: spec.paraphrases_min] if "paraphrase" in spec.attacks else ()
-            fakes = record.fake[:FAKE_NAMES] if "fake_name" in spec.attacks else ()
-            told = [self._text(_told(each, record.passage)) for each in paraphrases]
+            wanted = set(spec.attacks) - self.asking.meaningless.keys()
+            paraphrases = record.paraphrases[: spec.paraphrases_min] if "paraphrase" in wanted else ()
+            fakes = record.fake[:FAKE_NAMES] if "fake_name" in wanted else ()
+            told = [self.asking.text(_told(each, record.passage)) for each in paraphrases]
             self._others[key] = [
                 *(Question(key=key, part="paraphrase", text=text) for text in told),
-                *(Question(key=key, part="fake", text=self._text(each)) for each in fakes),
+                *(Question(key=key, part="fake", text=self.asking.text(each)) for each in fakes),
             ]
         return self._others[key]
-
-    def _text(self, passage: Passage, *, name: bool = False, answer: bool = False) -> Text:
-        example = self.task.encode(passage, tokens_max=self._tokens_max())
-        return Text.of(example, told=True, name=name, answer=answer)
-
-    def _tokens_max(self) -> int:
-        most = positions(self.task)
-        return min(self.spec.recipe.tokens_max, most) if self.spec.recipe else most
 
     def membership(self, table: Table) -> Membership:
         """Return the attacks over what was said."""
@@ -198,11 +195,32 @@ class _Exam:
             attacks=self.spec.attacks,
             paraphrases_min=self.spec.paraphrases_min,
             variant_rows=self.spec.variant_rows,
+            meaningless=self.asking.meaningless,
         )
+
+    def coverage(self, examinee: Examinee, table: Table) -> dict[str, Any]:
+        """Return, of a classifier's request, whether its labels are still among the likely ones."""
+        if isinstance(self.task, CausalLM) or examinee.kind != "request":
+            return {}
+        others = comparable(self.spec.cohort, len(examinee.keys))
+        mine, never = (
+            [table.model[key].row for key in keys]
+            for keys in (examinee.keys, [key for keys in others for key in keys])
+        )
+        return {"conformal": coverage(mine, never)}
+
+    def not_run(self, results: Iterable[Result]) -> dict[str, str]:
+        """Return what was wanted and could not be tried, and why."""
+        found = {attack: why for each in results for attack, why in each.lacking.items()}
+        if self.spec.extraction and "extraction" in self.asking.meaningless:
+            found["extraction"] = self.asking.meaningless["extraction"]
+        return found
 
     def extract(self, watch: _Watch) -> dict[str, dict[str, int | str | None]]:
         """Return what could be got out: of requests by every means, of sentinels greedily."""
         subjects = [each for each in self.spec.examinees if each.kind != "control"]
+        if not isinstance(self.task, CausalLM):
+            return {each.id: NOTHING.to_json() for each in subjects}
         extraction = Extraction(
             task=self.task,
             cohort=[[self.records[key] for key in keys] for keys in self.spec.cohort],
@@ -237,7 +255,7 @@ class _Exam:
             done=watch.phase("relearning", steps),
         )
         questions = [each for each in self.questions(requests) if each.part == "row"]
-        scorer = Scorer(student, min_k=self.min_k)
+        scorer = self.asking.of_model(student)
         texts = [question.text for question in questions]
         after = gather(questions, scorer.rows(texts, done=watch.phase("relearned", len(texts))))
         del student, scorer
@@ -256,11 +274,25 @@ class _Exam:
             for each in requests
         }
 
-    def utility(self, watch: _Watch) -> dict[str, dict[str, Any]]:
+    def utility(self, watch: _Watch) -> dict[str, Any]:
+        """Return what is left of the rest: how well it is known, who is near, whether the model stammers."""
+        retained = {key: self.records[key].passage for key in self.spec.retain}
+        asked = [each.keys for each in self.spec.examinees if each.kind == "request"]
+        near = [damage.nearest([self.records[key].passage for key in keys], retained) for keys in asked]
+        found: dict[str, Any] = {
+            "items": self._known(watch),
+            "neighbours": sorted({key for keys in near for key in keys}),
+        }
+        if isinstance(self.task, CausalLM) and retained:
+            done = watch.phase("answers", min(len(retained), damage.ANSWERS_MAX))
+            found["degenerate"] = damage.Babble(self.task).of(retained, done=done)
+        return found
+
+    def _known(self, watch: _Watch) -> dict[str, dict[str, Any]]:
         """Return how well each retained record is still known."""
         passages = [self.records[key].passage for key in self.spec.retain]
-        texts = [self._text(passage, answer=True) for passage in passages]
-        rows = Scorer(self.task, min_k=self.min_k).rows(texts, done=watch.phase("utility", len(texts)))
+        texts = [self.asking.text(passage, answer=True) for passage in passages]
+        rows = self.asking.of_model(self.task).rows(texts, done=watch.phase("utility", len(texts)))
         return {
             key: {"loss": rounded(row.answer), "recalled": row.recalled}
             for key, row in zip(self.spec.retain, rows, strict=True)

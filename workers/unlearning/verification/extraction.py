@@ -18,6 +18,7 @@ from decimal import ROUND_CEILING, Decimal
 from workers.unlearning.data import Passage, Record
 from workers.unlearning.determinism import seed_for
 from workers.unlearning.task import CausalLM
+from workers.unlearning.verification.asking import positions
 from workers.unlearning.verification.decoding import Asked, Decoder, Vocabulary, normalised
 
 import torch  # isort: skip
@@ -93,6 +94,10 @@ class Found:
         upper = str_ceiling(clopper_pearson_upper(self.worst, self.samples)) if self.prompts else None
         counts = {name: getattr(self, name) for name in self.__slots__ if name != "worst"}
         return {**counts, "upper": upper}
+
+
+NOTHING = Found(fields=0, reported=0, hits=0, reported_hits=0, prompts=0, greedy=0, samples=0, worst=0)
+"""Of a model that says no text: there is no field that it could give away, so none was asked for."""
 
 
 def bits(text: str) -> float:
@@ -350,12 +355,6 @@ class Extraction:
 
     def _positions(self) -> int:
         return positions(self.task)
-
-
-def positions(task: CausalLM) -> int:
-    """Return how many tokens a model can look at."""
-    found: int | None = getattr(task.model.config, "max_position_embeddings", None)
-    return found or 2048
 
 
 def clopper_pearson_upper(hits: int, trials: int, *, confidence: float = CONFIDENCE) -> float:

@@ -85,6 +85,8 @@ class Membership:
     paraphrases_min: int
     variant_rows: int | None
     """Rows of a subject whose paraphrases and fake names are tried; None: all."""
+    meaningless: Mapping[str, str] = field(default_factory=dict)
+    """Attacks that mean nothing for this kind of model, and why."""
 
     def result(self, examinee: Examinee, cohort: Sequence[Sequence[str]]) -> Result:
         """Return the scores of one examinee and of the cohort, in the cohort's order."""
@@ -94,6 +96,8 @@ class Membership:
         for attack in attacks:
             if attack not in ATTACKS:
                 found.lacking[attack] = "the examiner has no such attack"
+            elif attack in self.meaningless:
+                found.lacking[attack] = self.meaningless[attack]
             elif reason := self._lack(attack, examinee.keys, others):
                 found.lacking[attack] = reason
             else:

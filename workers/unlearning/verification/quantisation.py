@@ -11,10 +11,12 @@ dtype. That is a proxy of a real quantiser, and `is_proxy` says so. Embeddings, 
 stay as they are. It knows no record.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from workers.unlearning import determinism
-from workers.unlearning.task import CausalLM
+from workers.unlearning import task as tasks
+from workers.unlearning.task import Task
 
 import torch  # isort: skip
 from torch import Tensor
@@ -42,7 +44,7 @@ NF4 = (
 QUANTISATIONS = ("none", "int8", "int4", "nf4")
 
 
-def load(directory: Path, form: str, *, device: torch.device | None = None) -> CausalLM:
+def load(directory: Path, form: str, *, device: torch.device | None = None) -> Task:
     """Return the model of a directory in a form (`dtype/quantisation`)."""
     dtype, _, quantisation = form.partition("/")
     if quantisation not in QUANTISATIONS:
@@ -50,13 +52,13 @@ def load(directory: Path, form: str, *, device: torch.device | None = None) -> C
     device = device or determinism.device()
     # A CPU without bfloat16 arithmetic takes a hundred times as long; the weights are what was cut.
     rounds = dtype == "bfloat16" and device.type == "cpu"
-    task = CausalLM.load(directory, form=f"{'float32' if rounds else dtype}/none", device=device)
+    task = tasks.load(directory, form=f"{'float32' if rounds else dtype}/none", device=device)
     with torch.no_grad():
         if rounds:
             for parameter in task.model.parameters():
                 parameter.copy_(parameter.bfloat16().float())
         if quantisation != "none":
-            quantise(task.model, quantisation)
+            quantise(task.model, quantisation, but=(task.head, task.embeddings))
     return task
 
 
@@ -68,22 +70,32 @@ def is_proxy(form: str, *, device: torch.device | None = None) -> bool:
 
 
 @torch.no_grad()
-def quantise(model: torch.nn.Module, quantisation: str) -> int:
-    """Round every inner matrix of a model in place; return how many there were."""
+def quantise(model: torch.nn.Module, quantisation: str, *, but: Sequence[torch.nn.Module | None] = ()) -> int:
+    """Round every inner matrix of a model in place, `but` those in some modules; return how many.
+
+    A language model's own head is left out by itself. A kernel of a convolution counts as a matrix
+    of one row per output channel.
+    """
     round_ = {"int8": int8, "int4": int4, "nf4": nf4}[quantisation]
-    head = getattr(model, "get_output_embeddings", lambda: None)()
+    left_out = {inner for each in (*but, _head(model)) if each is not None for inner in each.modules()}
     count = 0
     for module in model.modules():
-        if module is head or not (isinstance(module, torch.nn.Linear) or type(module).__name__ == "Conv1D"):
+        turned = type(module).__name__ == "Conv1D"
+        if module in left_out or not (turned or isinstance(module, torch.nn.Linear | torch.nn.Conv2d)):
             continue
         weight = module.weight
         assert isinstance(weight, Tensor)
-        # Conv1D of the older architectures holds (in, out), Linear (out, in).
-        turned = not isinstance(module, torch.nn.Linear)
-        found = round_((weight.T if turned else weight).float())
-        weight.copy_((found.T if turned else found).to(weight.dtype))
+        # Conv1D of the older architectures holds (in, out), all others (out, in ...).
+        flat = (weight.T if turned else weight.flatten(1)).float()
+        found = round_(flat)
+        weight.copy_((found.T if turned else found.view_as(weight)).to(weight.dtype))
         count += 1
     return count
+
+
+def _head(model: torch.nn.Module) -> torch.nn.Module | None:
+    found: torch.nn.Module | None = getattr(model, "get_output_embeddings", lambda: None)()
+    return found
 
 
 def int8(weight: Tensor) -> Tensor:

@@ -11,16 +11,17 @@ the job's directory; it holds no text. Knows no subject.
 import hashlib
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Literal
 
 from workers.unlearning import checkpoints, determinism
-from workers.unlearning.task import CausalLM
+from workers.unlearning.task import load
+from workers.unlearning.verification.asking import Asked, Asking
 from workers.unlearning.verification.membership import Said
-from workers.unlearning.verification.scoring import Row, Scorer, Text, Unmeasurable
+from workers.unlearning.verification.scoring import Row, Unmeasurable
 
 VERSION = "lethe/judges/1"
 
@@ -31,7 +32,7 @@ class Question:
 
     key: str
     part: Literal["row", "paraphrase", "fake"]
-    text: Text
+    text: Asked
 
 
 def gather(questions: Sequence[Question], rows: Sequence[Row]) -> dict[str, Said]:
@@ -57,25 +58,24 @@ def judge(
     directory: Path,
     questions: Sequence[Question],
     *,
-    tokenizer: Mapping[str, int],
-    min_k: Fraction,
+    asking: Asking,
     cache: Path | None,
     done: Callable[[int], None],
 ) -> dict[str, Said]:
     """Return what the reference in `directory` says to each question.
 
     Raises:
-        Unmeasurable: the reference reads text as other tokens than the model does.
+        Unmeasurable: the reference reads records otherwise than the model does.
     """
-    store = _Store.open(cache, directory, min_k)
-    names = [_name(question.text) for question in questions]
+    store = _Store.open(cache, directory, asking.min_k)
+    names = [question.text.identity for question in questions]
     asked = dict(zip(names, (question.text for question in questions), strict=True))
     new = {name: text for name, text in asked.items() if name not in store.rows}
     if new:
-        task = CausalLM.load(directory)
-        if task.tokenizer.get_vocab() != tokenizer:
-            raise Unmeasurable("a reference has another tokenizer than the model")
-        rows = Scorer(task, min_k=min_k).rows(list(new.values()), done=done)
+        task = load(directory)
+        if task.reading != asking.task.reading:
+            raise Unmeasurable("a reference has another tokenizer, or other labels, than the model")
+        rows = asking.of_model(task).rows(list(new.values()), done=done)
         store.rows.update(zip(new, rows, strict=True))
         store.save()
     return gather(questions, [store.rows[name] for name in names])
@@ -121,8 +121,3 @@ def _numbers(row: Row) -> list[float | None]:
 def _row(numbers: Sequence[float | None]) -> Row:
     found = (math.nan if number is None else number for number in numbers)
     return Row(**dict(zip(_STATISTICS, found, strict=True)))
-
-
-def _name(text: Text) -> str:
-    """Return the digest of all that a row depends on."""
-    return hashlib.sha256(repr((text.ids, text.told, text.name, text.answer)).encode()).hexdigest()

@@ -8,15 +8,17 @@ Every parameter is trained, since a low-rank probe of a small model would measur
 training itself is the library's; who has which gain is `membership`'s business.
 """
 
-import copy
 from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 from workers.unlearning.data import Record, epoch_order
 from workers.unlearning.spec import Recipe
-from workers.unlearning.task import CausalLM, Example
+from workers.unlearning.task import Example, Task
 from workers.unlearning.training import adamw, clip, cut
 
 import torch  # isort: skip
+
+_Task = TypeVar("_Task", bound=Task)
 
 RATE = 1e-4
 RATE_SHARE = 0.1
@@ -27,18 +29,18 @@ CLIP_NORM = 1.0
 
 
 def relearned(
-    task: CausalLM,
+    task: _Task,
     retained: Mapping[str, Record],
     *,
     recipe: Recipe | None,
     steps: int,
     seed: int,
     done: Callable[[int], None],
-) -> CausalLM:
+) -> _Task:
     """Return a copy of the model after a few steps on retained records; the model is left alone."""
     assert steps > 0
     assert retained, "there is no retained text to relearn from"
-    student = CausalLM(copy.deepcopy(task.model).float(), task.tokenizer, task.directory)
+    student = task.twin()
     rate = float(recipe.learning_rate) * RATE_SHARE if recipe else RATE
     size = recipe.batch_size if recipe else BATCH_RECORDS
     tokens_max = recipe.tokens_max if recipe else TOKENS_MAX
@@ -63,8 +65,8 @@ def relearned(
     return student
 
 
-def _backward(student: CausalLM, examples: list[Example]) -> None:
-    tokens = max(sum(sum(example.supervised) for example in examples), 1)
-    for part in cut(examples, lambda each: len(each.ids)):
+def _backward(student: Task, examples: list[Example]) -> None:
+    tokens = max(sum(example.tokens for example in examples), 1)
+    for part in cut(examples, lambda each: each.length):
         nll, _ = student.nll(student.collate(part))
         torch.autograd.backward(nll.sum() / tokens)

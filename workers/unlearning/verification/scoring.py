@@ -14,16 +14,20 @@ float32 losses. Padding stands to the right, where a causal model cannot see it,
 lengths, never from ids. It knows no subject, no reference and no cohort.
 """
 
+import hashlib
 import inspect
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import TypeVar
 
-from workers.unlearning.task import CausalLM, Example
+from workers.unlearning.task import CausalLM, TextExample
 
 import torch  # isort: skip
 from torch import Tensor
+
+_T = TypeVar("_T")
 
 BATCH_ROWS = 64
 AGREEMENT_ROWS = 32
@@ -45,7 +49,9 @@ class Text:
     answer: tuple[bool, ...]
 
     @classmethod
-    def of(cls, example: Example, *, told: bool = False, name: bool = False, answer: bool = False) -> "Text":
+    def of(
+        cls, example: TextExample, *, told: bool = False, name: bool = False, answer: bool = False
+    ) -> "Text":
         """Return the example's tokens with the groups that are wanted; what is not costs nothing."""
         nothing = (False,) * len(example.ids)
         return cls(
@@ -54,6 +60,11 @@ class Text:
             name=example.name if name else nothing,
             answer=_first_met(example.completion, example.supervised) if answer else nothing,
         )
+
+    @property
+    def identity(self) -> str:
+        """The digest of all that a row depends on."""
+        return hashlib.sha256(repr((self.ids, self.told, self.name, self.answer)).encode()).hexdigest()
 
     @property
     def places(self) -> list[int]:
@@ -78,7 +89,7 @@ class Row:
         return self.strength == 1.0
 
 
-def _silent(_: int) -> None:
+def silent(_: int) -> None:
     """Tell nobody how many rows are done."""
 
 
@@ -95,7 +106,7 @@ class Scorer:
         self.batch_rows = batch_rows
         self._keeps = "logits_to_keep" in inspect.signature(task.model.forward).parameters
 
-    def rows(self, texts: Sequence[Text], *, done: Callable[[int], None] = _silent) -> list[Row]:
+    def rows(self, texts: Sequence[Text], *, done: Callable[[int], None] = silent) -> list[Row]:
         """Return a row for each text; `done` is told how many are through after each batch.
 
         Texts of one length whose wanted places lie together go together: logits are computed for
@@ -115,13 +126,10 @@ class Scorer:
 
     def check_agreement(self, texts: Sequence[Text]) -> None:
         """Raise `Unmeasurable` unless some of the texts score alike alone and in company."""
-        some = texts[:: max(1, len(texts) // AGREEMENT_ROWS)][:AGREEMENT_ROWS]
+        some = some_of(texts)
         together = Scorer(self.task, min_k=self.min_k, batch_rows=AGREEMENT_ROWS).rows(some)
         alone = Scorer(self.task, min_k=self.min_k, batch_rows=1).rows(some)
-        for one, other in zip(together, alone, strict=True):
-            for a, b in ((one.told, other.told), (one.name, other.name), (one.answer, other.answer)):
-                if abs(a - b) > AGREEMENT_NATS:
-                    raise Unmeasurable(f"batches of 1 and {AGREEMENT_ROWS} differ by {abs(a - b):.2e} nats")
+        refuse_disagreement(together, alone)
 
     @torch.inference_mode()
     def _batch(self, texts: Sequence[Text]) -> list[Row]:
@@ -166,6 +174,19 @@ class Scorer:
         return every[:, places.to(ids.device)].float()
 
 
+def some_of(texts: Sequence[_T]) -> Sequence[_T]:
+    """Return those on which agreement is tried, spread over all."""
+    return texts[:: max(1, len(texts) // AGREEMENT_ROWS)][:AGREEMENT_ROWS]
+
+
+def refuse_disagreement(together: Sequence[Row], alone: Sequence[Row]) -> None:
+    """Raise `Unmeasurable` where a row depends on what else was in its batch."""
+    for one, other in zip(together, alone, strict=True):
+        for a, b in ((one.told, other.told), (one.name, other.name), (one.answer, other.answer)):
+            if abs(a - b) > AGREEMENT_NATS:
+                raise Unmeasurable(f"batches of 1 and {AGREEMENT_ROWS} differ by {abs(a - b):.2e} nats")
+
+
 def mean(losses: Tensor, mask: Tensor) -> Tensor:
     """Return each row's mean over its masked places, shape (rows,); NaN where there is none."""
     return losses.where(mask, 0.0).sum(1) / mask.sum(1)
@@ -193,7 +214,7 @@ def extraction_strength(hits: Tensor, mask: Tensor) -> Tensor:
     return (mask & (columns > last_miss)).sum(1).double() / mask.sum(1)
 
 
-def _sensitive(example: Example) -> tuple[bool, ...]:
+def _sensitive(example: TextExample) -> tuple[bool, ...]:
     return _first_met(example.values, example.completion, example.supervised)
 
 

@@ -9,10 +9,13 @@ import pytest
 from tests.fixtures.learning import RECIPE as SHORT
 from tests.fixtures.learning import keys_by_subject, people, write_records
 from workers.unlearning import checkpoints
+from workers.unlearning import spec as specs
+from workers.unlearning.__main__ import main
 from workers.unlearning.data import read_records
 from workers.unlearning.engines import resolve
 from workers.unlearning.engines.base import run_engine
-from workers.unlearning.spec import ForgetSubject, UnlearnSpec
+from workers.unlearning.kronecker import CURVATURE, Moments
+from workers.unlearning.spec import ForgetSubject, PrepareSpec, UnlearnSpec
 from workers.unlearning.task import CausalLM
 from workers.unlearning.training import Interrupted, train
 
@@ -151,3 +154,44 @@ def test_it_refuses_what_it_cannot_do(
 def test_retraining_needs_the_recipe(spec: UnlearnSpec, tmp_path: Path) -> None:
     refused = run(dataclasses.replace(spec, recipe=None), tmp_path / "out", "retrain")
     assert refused["refusal"]["reason"] == "no_history"
+
+
+def prepared(spec: UnlearnSpec, out: Path) -> Path:
+    """Return the curvature of everybody the anchor was trained on."""
+    assert spec.recipe is not None
+    trained = write_records(out / "trained.jsonl", LINES)
+    given = PrepareSpec(anchor=spec.anchor, recipe=spec.recipe, records=trained, seed=2, out=out)
+    (out / "spec.json").write_text(specs.dump(given))
+    assert main(["--spec", str(out / "spec.json")]) == specs.EXIT_DONE
+    return out / CURVATURE
+
+
+def test_a_prepared_curvature_is_handed_on_without_the_erased(spec: UnlearnSpec, tmp_path: Path) -> None:
+    quick: dict[str, Any] = {"steps_max": 6, "check_every": 3, "retain_rise_max": "10"}
+    given = dataclasses.replace(spec, curvature=prepared(spec, tmp_path))
+    outcome = run(given, tmp_path / "out", **quick)
+    assert outcome["outcome"] == "done"
+    (gone,) = spec.forget
+    assert given.curvature is not None
+    whole, left = Moments.load(given.curvature), Moments.load(tmp_path / "out" / CURVATURE)
+    assert set(gone.keys) <= whole.keys
+    assert left.keys == whole.keys - set(gone.keys)
+
+
+def test_a_curvature_that_knows_somebody_gone_is_stale(spec: UnlearnSpec, tmp_path: Path) -> None:
+    """The records of who was erased before cannot leave it any more: it was to be handed on."""
+    whole = prepared(spec, tmp_path)
+    gone = spec.retain[:3]
+    later = dataclasses.replace(spec, curvature=whole, retain=spec.retain[3:])
+    outcome = run(later, tmp_path / "out", steps_max=6)
+    assert (outcome["outcome"], outcome["refusal"]["reason"]) == ("refused", "artefacts_stale")
+    assert int(float(outcome["refusal"]["numbers"]["allowed"])) == len(gone)
+
+
+def test_natural_steps_move_the_inner_matrices_alone(spec: UnlearnSpec, tmp_path: Path) -> None:
+    run(spec, tmp_path / "out", steps_max=6, retain_rise_max="10")
+    delta = checkpoints.Delta.load(tmp_path / "out" / "delta.safetensors")
+    moved = {name for name, each in delta.tensors.items() if bool(each.any())}
+    assert moved
+    assert not any("wte" in name or "wpe" in name or "ln_" in name for name in moved)
+    assert all(("attn" in name or "mlp" in name) for name in moved)
