@@ -24,8 +24,8 @@ lint: install
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: install  ## ratios against baselines, each in one run
-	$(BIN)/python -m benchmarks
+bench: install  ## engines beside retrained models: the quick table, in minutes
+	$(BIN)/lethe bench run --quick --out build/bench.json --picture build/bench.svg
 
 install: $(VENV)/.installed
 

@@ -292,7 +292,9 @@ def answers(
     plain = 0.0
     for together in TOGETHER if course.layout.shards > 1 else ("average",):
         task = CausalLM.create(course.base, course.recipe.seed)
-        task = replay.assemble(task, course, history, together=together)
+        made = replay.assemble(task, course, history, together=together)
+        assert isinstance(made, CausalLM), "the base is a language model"
+        task = made
         seconds = scored_seconds(task, known)
         plain = plain or seconds  # the first of them is plain weights
         rephrased = [each for record in known.values() for each in record.paraphrases[:1]]

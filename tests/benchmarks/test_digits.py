@@ -4,6 +4,8 @@ import pytest
 import torch
 
 from benchmarks import digits
+from benchmarks.engines import MEASURED
+from benchmarks.progress import Meter
 
 
 def test_the_jacobian_is_autograds() -> None:
@@ -18,8 +20,12 @@ def test_the_jacobian_is_autograds() -> None:
 def test_re_linearised_gauss_newton_comes_nearest_to_the_oracle() -> None:
     """K = 1, 4, 8 at .061, .033, .026 nats of the oracle, the best sign step at .126; one seed here."""
     pytest.importorskip("sklearn")
-    found = digits.run(1, lambda _: None)["engines"]
-    assert isinstance(found, dict)
+    result = digits.run(1, Meter(lambda _: None))
+    found = result["engines"]
+    for row in (*found.values(), result["before"], result["retrain"]):
+        assert {name for name in MEASURED if row[name] is None} == set(row["not_measured"])
+    assert result["before"]["forget_quality"]["p"] < 0.01
+    assert result["retrain"]["forget_quality"]["p"] > 0.5
     apart = {name: row["kl_to_oracle_forget"] for name, row in found.items()}
     for steps, published in ((1, 0.061), (4, 0.033), (8, 0.026)):
         assert apart[f"gauss_newton K={steps}"] == pytest.approx(published, rel=0.2)
