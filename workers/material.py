@@ -11,7 +11,7 @@ Knows no weights.
 import hmac
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from hashlib import sha256
@@ -58,6 +58,8 @@ class LineUp:
     forget: Mapping[UUID, Mapping[bytes, tuple[RecordRow, ...]]]
     """request -> cluster -> the records it names."""
     sentinels: Mapping[bytes, tuple[RecordRow, ...]]
+    earlier: Mapping[UUID, Mapping[bytes, tuple[RecordRow, ...]]]
+    """job -> cluster -> the sentinels that it erased: every later candidate is asked about them (E46)."""
     controls: Mapping[bytes, tuple[RecordRow, ...]]
     retain: tuple[RecordRow, ...]
     """Every trained record that nobody has asked to erase, in hash order."""
@@ -96,10 +98,22 @@ class LineUp:
         ]
         return (*people, *planted, *kept)
 
+    def earlier_examinees(self) -> tuple[Examinee, ...]:
+        """Return the sentinels of all earlier batches, numbered as they were when they were erased."""
+        return tuple(
+            self._examinee(f"earlier/{job}/{number}", "earlier", cluster, rows)
+            for job, clusters in self.earlier.items()
+            for number, (cluster, rows) in enumerate(clusters.items())
+        )
+
+    def earlier_rows(self) -> list[RecordRow]:
+        """Return their records."""
+        return [row for clusters in self.earlier.values() for rows in clusters.values() for row in rows]
+
     def _examinee(self, id_: str, kind: str, cluster: bytes, rows: Sequence[RecordRow]) -> Examinee:
         return Examinee(
             id=id_,
-            kind=kind,  # type: ignore[arg-type]  # one of the three words, two lines above
+            kind=kind,  # type: ignore[arg-type]  # one of the words that the callers above give
             keys=tuple(key_of(row) for row in rows),
             judges=self.judges(cluster),
         )
@@ -127,13 +141,11 @@ class LineUp:
             for cluster, rows in _by_cluster([row for row in gone if row.id not in now]).items()
         )
 
-    def forgotten(self) -> list[RecordRow]:
-        """Return every record of the forget set, once each."""
+    def forgotten(self, besides: Collection[UUID] = ()) -> list[RecordRow]:
+        """Return every record of the forget set, once each; or of it without some requests."""
+        asked = [clusters for request, clusters in self.forget.items() if request not in besides]
         rows = {
-            row.id: row
-            for clusters in (*self.forget.values(), self.sentinels)
-            for rows in clusters.values()
-            for row in rows
+            row.id: row for clusters in (*asked, self.sentinels) for rows in clusters.values() for row in rows
         }
         return list(rows.values())
 
@@ -165,8 +177,11 @@ def line_up(
     references: int,
     dev_share: Decimal,
     draw: Draw,
+    earlier: Mapping[UUID, Sequence[int]],
 ) -> LineUp:
     """Say who is who in a job. Counts draw afresh (at plan); record ids repeat that draw.
+
+    `earlier` are the sentinels' records that each job before has erased.
 
     Whom it concerns is fixed from then on, whatever is erased from other models meanwhile.
     """
@@ -181,10 +196,13 @@ def line_up(
     leaving = erasing | {row.id for rows in sentinels.values() for row in rows}
     held_back = {group.cluster: group.records for group in records.cohort(session, dataset_id)}
     split = cohort.split(records.drawn(session, dataset_id), key=context.keyring.lottery, dev_share=dev_share)
+    planted_before = {job: _by_cluster(records.chosen(session, ids)) for job, ids in earlier.items()}
     everybody = {row.cluster for row in trained} | touched | sentinels.keys() | controls.keys()
+    everybody |= {cluster for clusters in planted_before.values() for cluster in clusters}
     return LineUp(
         forget={request: _by_cluster(rows) for request, rows in asked.items()},
         sentinels=sentinels,
+        earlier=planted_before,
         controls=controls,
         retain=tuple(sorted((row for row in trained if row.id not in leaving), key=key_of)),
         dev=tuple(held_back[cluster] for cluster in split.dev if cluster in held_back),

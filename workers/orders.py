@@ -14,8 +14,9 @@ from contextlib import suppress
 from pathlib import Path
 from uuid import UUID
 
+from app.jobs import leases
 from app.jobs import service as jobs
-from app.jobs.service import JobView
+from app.jobs.views import JobView
 from app.records import service as records
 from app.records.reading import RecordRow
 from app.registry import service as registry
@@ -30,7 +31,15 @@ from workers import material
 from workers.context import Context
 from workers.launcher import Outcome
 from workers.material import Draw, LineUp
-from workers.unlearning.spec import Layout, MeasureSpec, Recipe, Spec, TrainSpec, UnlearnSpec
+from workers.unlearning.spec import (
+    Layout,
+    MeasureSpec,
+    Recipe,
+    Spec,
+    TrainSpec,
+    UnlearnSpec,
+    read_recipe,
+)
 
 PROGRESS_SECONDS = 1.0
 HISTORY = "history"
@@ -52,6 +61,7 @@ def line_up(session: Session, context: Context, view: JobView, draw: Draw | None
         references=model.references_wanted if model.recipe is not None else 0,
         dev_share=policies.load(view.verification_policy).dev_share,
         draw=draw or Draw(sentinels=view.plan["sentinels"], controls=view.plan["controls"]),
+        earlier=jobs.earlier_sentinels(session, view.id),
     )
 
 
@@ -66,7 +76,7 @@ def trainings(
     work: Path,
 ) -> dict[int | None, TrainSpec]:
     """Return what is to be trained, by shard; None is the version itself."""
-    recipe = _recipe(model)
+    recipe = recipe_of(model)
     if recipe is None:
         return {}
     base = _base(context, model, epoch=epoch, work=work)
@@ -110,15 +120,15 @@ def unlearning(
     work = _made(out / "given")
     return UnlearnSpec(
         engine=str(view.engine),
-        anchor=_staged(context, str(anchor.manifest), work / "anchor"),
-        base=_staged(context, str(model.base_manifest), work / "base"),
-        recipe=_recipe(model),
-        history=_staged(context, str(anchor.history), work / HISTORY) if recorded else None,
+        anchor=staged(context, str(anchor.manifest), work / "anchor"),
+        base=staged(context, str(model.base_manifest), work / "base"),
+        recipe=recipe_of(model),
+        history=staged(context, str(anchor.history), work / HISTORY) if recorded else None,
         placement_key=material.placement_key(context, view.dataset_id, work) if recorded else None,
         outstanding=who.outstanding(gone) if recorded else (),
         sealed=tuple(_fetched(context, str(each.delta), work / f"delta-{each.id}") for each in later),
         references={
-            shard: _staged(context, references[shard], work / f"reference-{shard}")
+            shard: staged(context, references[shard], work / f"reference-{shard}")
             for shard in {each.teacher for each in subjects if each.teacher is not None}
         },
         records=material.write(context, view.dataset_id, rows, work / "records.jsonl"),
@@ -140,18 +150,21 @@ def measured(
         version = registry.version(session, version_id)
         references = {str(each.shard): each.manifest for each in registry.references(session, view.model_id)}
         model = registry.model(session, view.model_id)
-    examinees = who.examinees()
+    # A candidate is asked about whom the jobs before it have erased, too; the baseline need not be.
+    later = moment == "after"
+    examinees = (*who.examinees(), *(who.earlier_examinees() if later else ()))
     retain = who.retain[: material.UTILITY_RECORDS_MAX]
     rows = [*who.forgotten(), *who.cohort_rows(), *retain]
     rows += [row for kept in who.controls.values() for row in kept]
+    rows += who.earlier_rows() if later else []
     path = material.write(context, view.dataset_id, rows, work / "records.jsonl")
     judges = {judge for each in examinees for judge in each.judges}
     specs = [
         MeasureSpec(
-            model=_staged(context, str(version.manifest), work / "model"),
+            model=staged(context, str(version.manifest), work / "model"),
             form=form,
             references={
-                shard: _staged(context, references[shard], work / f"reference-{shard}") for shard in judges
+                shard: staged(context, references[shard], work / f"reference-{shard}") for shard in judges
             },
             records=path,
             examinees=examinees,
@@ -160,12 +173,12 @@ def measured(
             attacks=policy.attacks,
             min_k=str(policy.min_k),
             paraphrases_min=policy.paraphrases_min,
-            extraction=moment == "after",
+            extraction=later,
             extraction_samples=policy.extraction_samples,
             gated_field_bits=policy.gated_field_bits,
-            relearn_steps=policy.relearn_steps[0] if moment == "after" else 0,
+            relearn_steps=policy.relearn_steps[0] if later else 0,
             relearn_controls=policy.relearn_controls,
-            recipe=_recipe(model),
+            recipe=recipe_of(model),
             seed=view.seed % 2**31,
             cache=context.workdir(f"job-{view.id}", "judges"),
             out=_made(work / f"measure-{number}"),
@@ -216,11 +229,12 @@ def _base(context: Context, model: Model, *, epoch: int, work: Path) -> Path:
     if manifest is None:
         manifest = weights.keep_base(context.objects, locations.copied(model.base_uri, work / "fetched"))
         with context.transaction() as session:
-            jobs.hold(session, model.id, epoch=epoch).base_manifest = manifest
-    return _staged(context, manifest, work / "base")
+            leases.hold(session, model.id, epoch=epoch).base_manifest = manifest
+    return staged(context, manifest, work / "base")
 
 
-def _staged(context: Context, manifest: str, into: Path) -> Path:
+def staged(context: Context, manifest: str, into: Path) -> Path:
+    """Return a model's files, taken from the store by its manifest's digest and compared with it."""
     if not into.exists():
         context.objects.stage(manifest, into)
     return into
@@ -240,8 +254,9 @@ def _layout(model: Model) -> Layout | None:
     return None if model.layout is None else Layout(**model.layout)  # type: ignore[arg-type]  # made at registration
 
 
-def _recipe(model: Model) -> Recipe | None:
-    return None if model.recipe is None else Recipe(**model.recipe)  # type: ignore[arg-type]  # validated at registration
+def recipe_of(model: Model) -> Recipe | None:
+    """Return how a line is trained; None if nobody knows."""
+    return None if model.recipe is None else read_recipe(model.recipe)
 
 
 def show_job(context: Context, job_id: UUID, body: dict[str, object]) -> None:

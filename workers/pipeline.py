@@ -2,6 +2,7 @@
 
     prepare                                       what a version lacks: itself, its references, a server
     plan -> unlearn -> verify -> certify -> publish -> conclude
+    audit                                         later, of some: `workers.audit`
 
     python -m workers.pipeline STAGE ID --epoch N        one stage, in a process of its own
 
@@ -23,15 +24,17 @@ from hashlib import sha256
 from uuid import UUID
 
 from app import telemetry
+from app.certificates import publishing
 from app.certificates import service as certificates
+from app.certificates.publication import Reaudit
 from app.config import Settings
 from app.erasure import service as erasure
 from app.errors import LeaseLost, Problem, Unavailable
 from app.failpoints import reach
-from app.jobs import escalation
+from app.jobs import escalation, leases, scheduling
 from app.jobs import service as jobs
-from app.jobs.lifecycle import JobStage
-from app.jobs.service import JobView
+from app.jobs.lifecycle import JobKind, JobStage
+from app.jobs.views import JobView
 from app.queue import Stage
 from app.records import ingestion
 from app.records import service as records
@@ -43,8 +46,8 @@ from app.serving import service as serving
 from app.storage.database import DatabaseAway, Session
 from app.verification import policy as policies
 from app.verification import service as verification
+from workers import audit, housekeeping, material, orders, results
 from workers import context as composition
-from workers import housekeeping, material, orders, results
 from workers.context import Context
 from workers.launcher import Outcome, RunFailed
 from workers.material import Draw
@@ -75,7 +78,7 @@ def prepare(version_id: UUID, epoch: int, context: Context) -> None:
     """Train what a version lacks, itself and its references; then serve it if nothing else is served."""
     with context.transaction() as session:
         version = registry.version(session, version_id)
-        model = jobs.hold(session, version.model_id, epoch=epoch)
+        model = leases.hold(session, version.model_id, epoch=epoch)
         missing = registry.missing_shards(session, model)
         rows = records.training_records(session, model.dataset_id, model.id)
     work = context.workdir(f"prepare-{version_id}")
@@ -96,14 +99,16 @@ def plan(model_id: UUID, epoch: int, context: Context) -> None:
     """Batch what is due, measure what the live version still knows of it, choose the engine."""
     started = time.monotonic()
     with context.transaction() as session:
-        view = jobs.open_batch(session, model_id, epoch=epoch, now=context.clock())
+        view = scheduling.open_next(session, model_id, epoch=epoch, now=context.clock())
         if view is None:
             return
         policy = policies.load(view.verification_policy)
         model = registry.model(session, model_id)
         if registry.missing_shards(session, model):
             return  # `prepare` is due first; the sweeper knows
-        draw = Draw(sentinels=policy.sentinels_per_batch, controls=policy.assay_subjects)
+        # A compaction spends no sentinels: it is judged by those whom it covers.
+        planted = 0 if view.kind is JobKind.COMPACTION else policy.sentinels_per_batch
+        draw = Draw(sentinels=planted, controls=policy.assay_subjects)
         line_up = orders.line_up(session, context, view, draw)
         anchor = registry.lineage(session, view.parent_id)[0]
     work = context.workdir(f"job-{view.id}", "plan")
@@ -131,7 +136,11 @@ def plan(model_id: UUID, epoch: int, context: Context) -> None:
 
 
 def unlearn(job_id: UUID, epoch: int, context: Context) -> None:
-    """Make the candidate: the anchor, less every record of the batch; or hear why an engine refuses."""
+    """Make the candidate: the anchor, less every record of the batch; or hear why an engine refuses.
+
+    Never from the last candidate: the deltas of earlier approximate jobs are applied to the anchor anew,
+    so that budgets are measured from it and drift is bounded (E4).
+    """
     started = time.monotonic()
     with context.transaction() as session:
         view = jobs.claim(session, job_id, JobStage.UNLEARN, epoch=epoch, now=context.clock())
@@ -251,8 +260,9 @@ def publish(job_id: UUID, epoch: int, context: Context) -> None:
     started = time.monotonic()
     with context.transaction() as session:
         view = jobs.claim(session, job_id, JobStage.PUBLISH, epoch=epoch, now=context.clock())
-    if view is None:
-        return
+        if view is None:
+            return
+        checked, back = verification.reaudited(session, view.id, view.attempt, view.verification_policy)
     assert view.candidate_id is not None, "publish follows unlearn"
     _serve(
         context,
@@ -261,49 +271,63 @@ def publish(job_id: UUID, epoch: int, context: Context) -> None:
         parent_id=view.parent_id,
         epoch=epoch,
         erasure_epoch_step=1,
+        reaudit=Reaudit(checked=checked, failed=back) if checked else None,
         then=lambda session: jobs.published(session, view, output={}, seconds=time.monotonic() - started),
     )
     reach("publish.recorded")
 
 
 def conclude(job_id: UUID, epoch: int, context: Context) -> None:
-    """Destroy what saw the erased, release the certificates, close the requests and the job."""
+    """Destroy what saw the erased, release the certificates, close the requests and the job.
+
+    An exact candidate is the new anchor: the old one goes with all that was made over it.
+    """
     started = time.monotonic()
     with context.transaction() as session:
         view = jobs.claim(session, job_id, JobStage.CONCLUDE, epoch=epoch, now=context.clock())
         if view is None:
             return
         line_up = orders.line_up(session, context, view)
-        touched = {line_up.shards[row.cluster] for row in line_up.forgotten()}
-        jobs.hold(session, view.model_id, epoch=epoch)
+        # Of those who are covered again, the references have been rid since they were erased first.
+        gone = line_up.forgotten(besides=view.covered)
+        touched = {line_up.shards[row.cluster] for row in gone}
+        leases.hold(session, view.model_id, epoch=epoch)
         # Together: references that are rebuilt from here on must not see them again.
-        gone = [row.id for row in line_up.forgotten()]
-        records.mark_erased(session, gone, model_id=view.model_id, job_id=view.id, at=context.clock())
+        ids = [row.id for row in gone]
+        records.mark_erased(session, ids, model_id=view.model_id, job_id=view.id, at=context.clock())
         registry.condemn_references(session, view.model_id, touched, at=context.clock())
-        if escalation.GUARANTEES[str(view.engine)] == "exact":
+        if escalation.is_exact(str(view.engine)):
             assert view.candidate_id is not None, "conclude follows unlearn"
             registry.condemn_histories(
                 session, view.model_id, except_of=view.candidate_id, at=context.clock()
             )
+            registry.retire(session, view.parent_id, at=context.clock())
     assert view.candidate_id is not None, "conclude follows unlearn"
     destroyed = housekeeping.destroy_condemned(context)
     reach("conclude.destroyed")
+    housekeeping.sign_statements(context)
     housekeeping.sequence_log(context)
     with context.transaction() as session:
-        if not certificates.logged(session, view, directory=context.settings.keys):
-            raise Unavailable("the public log has not published the certificates", code="log-behind")
+        directory, now = context.settings.keys, context.clock()
+        if not certificates.logged(session, view, directory=directory, now=now):
+            raise Unavailable(
+                "the public log has not published the certificates and their version", code="log-behind"
+            )
     shutil.rmtree(context.settings.work / f"job-{job_id}", ignore_errors=True)
     with context.transaction() as session:
         at = context.clock()
-        jobs.hold(session, view.model_id, epoch=epoch)
-        for request_id, released in certificates.release(session, view, at=at).items():
-            erasure.conclude(
+        leases.hold(session, view.model_id, epoch=epoch)
+        handed_out = certificates.release(session, view, at=at)
+        for request_id, released in handed_out.items():
+            settle = erasure.upgrade if request_id in view.covered else erasure.conclude
+            settle(
                 session, request_id, view.model_id, outcome=released.level, certificate_id=released.id,
                 version_id=view.candidate_id, at=at,
             )  # fmt: skip
         jobs.concluded(
             session, view, output={"destroyed": destroyed}, seconds=time.monotonic() - started, at=at
         )
+        audit.open_after(session, context, view, {each: made.id for each, made in handed_out.items()})
     reach("conclude.recorded")
 
 
@@ -344,6 +368,7 @@ def _serve(
     parent_id: UUID | None,
     epoch: int,
     erasure_epoch_step: int,
+    reaudit: Reaudit | None = None,
     then: Callable[[Session], None] = lambda _session: None,
 ) -> None:
     """Have every model server load, swap to and attest a version; then, in one transaction, promote it."""
@@ -358,6 +383,10 @@ def _serve(
         serving.promote(
             session, model_id=model_id, candidate_id=version_id, parent_id=parent_id, lease_epoch=epoch,
             publish_epoch=order.publish_epoch, erasure_epoch_step=erasure_epoch_step, attestation=attested,
+            at=context.clock(),
+        )  # fmt: skip
+        publishing.record(
+            session, version_id, attestations=[each.envelope for each in attested], reaudit=reaudit,
             at=context.clock(),
         )  # fmt: skip
         then(session)
@@ -389,6 +418,7 @@ STAGES: dict[Stage, Callable[[UUID, int, Context], None]] = {
     Stage.CERTIFY: certify,
     Stage.PUBLISH: publish,
     Stage.CONCLUDE: conclude,
+    Stage.AUDIT: audit.hold,
 }
 
 

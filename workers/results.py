@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from app.jobs import service as jobs
+from app.jobs import failures
 from app.records.reading import RecordRow
 from app.registry import service as registry
 from app.registry import weights
@@ -35,7 +35,7 @@ def record_trained(
     body = json.loads((spec.out / "outcome.json").read_bytes())
     history = kept_history(context, spec.out) if shard is None else None
     with context.transaction() as session:
-        jobs.prepared(session, version.id, epoch=epoch)
+        failures.prepared(session, version.id, epoch=epoch)
         if shard is None:
             registry.register_version(
                 session, version.id, made, statement=body, history=history, at=context.clock()
@@ -67,5 +67,5 @@ def record_upload(context: Context, version: ModelVersion, *, epoch: int, work: 
     source = locations.copied(str(version.statement["upload"]), work / "upload")
     made = weights.adopt(context.objects, source)
     with context.transaction() as session:
-        jobs.prepared(session, version.id, epoch=epoch)
+        failures.prepared(session, version.id, epoch=epoch)
         registry.register_version(session, version.id, made, statement={}, at=context.clock())

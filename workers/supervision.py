@@ -24,7 +24,7 @@ from uuid import UUID
 
 from app import processes, queue, telemetry
 from app.clock import boot_seconds
-from app.jobs import service as jobs
+from app.jobs import failures, leases, scheduling
 from app.queue import Stage
 from workers.context import Context
 
@@ -84,7 +84,7 @@ class _Renewal:
             sent = boot_seconds()
             try:
                 with self.context.transaction() as session:
-                    held = jobs.renew_lease(
+                    held = leases.renew(
                         session, self.lease.model_id, epoch=self.lease.epoch, seconds=settings.lease_seconds
                     )
             except Exception as error:  # noqa: BLE001  whatever hinders a renewal, the clock decides
@@ -186,12 +186,12 @@ class Supervisor:
         settings = self.context.settings
         with self.context.transaction() as session:
             lease = None
-            model_id = jobs.model_of(session, stage, id_)
+            model_id = scheduling.model_of(session, stage, id_)
             if model_id is not None:
-                epoch = jobs.take_lease(
+                epoch = leases.take(
                     session, model_id, owner=self.context.worker, seconds=settings.lease_seconds
                 )
-                if epoch is None and not jobs.paused(session, model_id):
+                if epoch is None and not leases.paused(session, model_id):
                     return Ended.BUSY
                 lease = None if epoch is None else _Lease(model_id=model_id, epoch=epoch)
             ringing = queue.heard(session, stage, id_)
@@ -201,7 +201,7 @@ class Supervisor:
             if ringing or not bell:
                 return lease
             if lease is not None:
-                jobs.release_lease(session, lease.model_id, epoch=lease.epoch)
+                leases.release(session, lease.model_id, epoch=lease.epoch)
             return Ended.ANSWERED
 
     def _watch(self, stage: Stage, id_: UUID, lease: _Lease | None) -> tuple[Ended, int]:
@@ -251,7 +251,7 @@ class Supervisor:
         with self.context.transaction() as session:
             if ended is Ended.FAILED:
                 limit = settings.stage_kills_max if code < 0 else settings.stage_attempts_max
-                jobs.record_failure(
+                failures.record(
                     session,
                     stage,
                     id_,
@@ -263,8 +263,8 @@ class Supervisor:
                     at=self.context.clock(),
                 )
             elif ended is Ended.RESUMABLE and not told:
-                jobs.record_wait(session, lease.model_id, epoch=lease.epoch)
-            jobs.release_lease(session, lease.model_id, epoch=lease.epoch)
+                failures.wait(session, lease.model_id, epoch=lease.epoch)
+            leases.release(session, lease.model_id, epoch=lease.epoch)
 
 
 def _meaning(code: int, *, told: bool) -> Ended:

@@ -12,6 +12,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, PositiveInt
 
+from app.jobs.compaction import Limits
 from app.signing import canonical
 
 Guarantee = Literal["exact", "bounded", "approximate"]
@@ -36,6 +37,7 @@ class JobsPolicy(BaseModel):
     due_within_days: PositiveInt
     ladder: tuple[str, ...]
     exact_budget_seconds: int
+    compaction: Limits
 
     @property
     def digest(self) -> str:
@@ -61,6 +63,16 @@ def climbable(policy: JobsPolicy, *, recorded: bool) -> JobsPolicy:
     return policy.model_copy(update={"ladder": ladder})
 
 
+def exact_only(policy: JobsPolicy) -> JobsPolicy:
+    """Return the policy with its exact rungs alone: a compaction has no use for another approximation."""
+    return policy.model_copy(update={"ladder": tuple(filter(is_exact, policy.ladder))})
+
+
+def is_exact(engine: str) -> bool:
+    """Return whether an engine's result is what training without the erased would have made."""
+    return GUARANTEES[engine] == "exact"
+
+
 @cache
 def names() -> frozenset[str]:
     """Return the names of the policies there are."""
@@ -77,7 +89,7 @@ def first(policy: JobsPolicy, *, floor: str | None, exact_seconds: float | None)
     ladder = policy.ladder[policy.ladder.index(floor) :] if floor in policy.ladder else policy.ladder
     if exact_seconds is not None and exact_seconds <= policy.exact_budget_seconds:
         for engine in ladder:
-            if GUARANTEES[engine] == "exact":
+            if is_exact(engine):
                 return engine
     return ladder[0]
 

@@ -9,6 +9,15 @@ from datetime import date, datetime, timedelta
 from enum import StrEnum
 
 
+class JobKind(StrEnum):
+    """What a job is for."""
+
+    ERASURE = "erasure"
+    """Erases what waits."""
+    COMPACTION = "compaction"
+    """Takes nothing that waits; makes exact what was erased approximately, and moves the anchor."""
+
+
 class JobState(StrEnum):
     """A job runs until it has concluded or failed."""
 

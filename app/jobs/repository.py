@@ -1,20 +1,22 @@
 """All SQL about leases, jobs and the targets they take."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 from typing import Any, cast
 from uuid import UUID
 
-from sqlalchemy import CursorResult, Select, and_, exists, func, or_, select, update
+from sqlalchemy import ColumnElement, CursorResult, Select, and_, delete, exists, func, or_, select, update
 
 from app.storage.database import Session
 from app.tables import (
     Dataset,
     ErasureRequest,
     Job,
+    JobCover,
     JobStep,
     Model,
     ModelVersion,
+    RecordExclusion,
     ReferenceModel,
     RequestTarget,
     new_id,
@@ -22,6 +24,15 @@ from app.tables import (
 
 DB_NOW = func.clock_timestamp()
 """The wall clock of the database: `now()` stands still inside a transaction (R55)."""
+
+_OUTSTANDING: tuple[ColumnElement[bool], ...] = (
+    RequestTarget.stage == "completed",
+    RequestTarget.outcome.is_not(None),
+    RequestTarget.outcome != "exact",
+    # A held one has been exact, and was detected all the same: a person looks first.
+    RequestTarget.held.is_(None),
+)
+"""Erased from a model by an approximate engine: the anchor still holds it."""
 
 
 class Leases:
@@ -115,6 +126,7 @@ class Jobs:
                 RequestTarget.job_id.is_(None),
                 RequestTarget.stage == "scheduled",
                 RequestTarget.held.is_(None),
+                RequestTarget.on_hold.is_(False),
                 ErasureRequest.state.in_(("scheduled", "unlearning", "verifying", "publishing")),
             )
             .order_by(ErasureRequest.due_on, ErasureRequest.received_at, ErasureRequest.id)
@@ -129,9 +141,9 @@ class Jobs:
             select(RequestTarget).where(RequestTarget.job_id == job_id).order_by(RequestTarget.request_id)
         ).all()
 
-    def add(self, model: Model, *, seed: int) -> Job:
+    def add(self, model: Model, *, kind: str, seed: int) -> Job:
         """Insert a job at its first stage."""
-        job = Job(id=new_id(), model_id=model.id, parent_id=model.live_version_id, seed=seed)
+        job = Job(id=new_id(), model_id=model.id, kind=kind, parent_id=model.live_version_id, seed=seed)
         self.session.add(job)
         self.session.flush()
         return job
@@ -185,24 +197,110 @@ class Jobs:
         )
         return [(row.model_id if row.stage == "plan" else row.id, row.stage) for row in rows]
 
-    def idle_models_with_targets(self) -> Sequence[UUID]:
-        """Return models with free targets, no running job, and nobody at work."""
+    def idle_models_with_work(self) -> Sequence[UUID]:
+        """Return models with free or outstanding targets, no running job, and nobody at work."""
         busy = exists().where(Job.model_id == Model.id, Job.state == "running")
         free = exists().where(
             RequestTarget.model_id == Model.id,
             RequestTarget.job_id.is_(None),
             RequestTarget.stage == "scheduled",
             RequestTarget.held.is_(None),
+            RequestTarget.on_hold.is_(False),
         )
         return self.session.scalars(
             select(Model.id).where(
                 ~busy,
-                free,
+                or_(free, exists().where(RequestTarget.model_id == Model.id, *_OUTSTANDING)),
                 Model.breaker == "closed",
                 Model.live_version_id.is_not(None),
                 or_(Model.lease_expires_at.is_(None), Model.lease_expires_at < DB_NOW),
             )
         ).all()
+
+    # Compaction
+
+    def outstanding(self, model_id: UUID) -> tuple[int, datetime | None]:
+        """Return how many requests a model has erased approximately, and when the first was concluded."""
+        row = self.session.execute(
+            select(func.count(), func.min(Job.concluded_at))
+            .select_from(RequestTarget)
+            .join(Job, Job.id == RequestTarget.job_id, isouter=True)
+            .where(RequestTarget.model_id == model_id, *_OUTSTANDING)
+        ).one()
+        return row[0], row[1]
+
+    def cover_outstanding(self, job: Job) -> None:
+        """Have a job cover, from now on, all that its model has erased approximately, and nothing else."""
+        self.uncover(job.id)
+        rows = self.session.scalars(
+            select(RequestTarget.request_id)
+            .where(RequestTarget.model_id == job.model_id, *_OUTSTANDING)
+            .order_by(RequestTarget.request_id)
+        )
+        self.session.add_all(JobCover(job_id=job.id, request_id=each) for each in rows)
+        self.session.flush()
+
+    def uncover(self, job_id: UUID, request_ids: Collection[UUID] | None = None) -> None:
+        """Have a job cover nothing any more, or not these."""
+        which = [JobCover.job_id == job_id]
+        if request_ids is not None:
+            which.append(JobCover.request_id.in_(request_ids))
+        self.session.execute(delete(JobCover).where(*which).execution_options(synchronize_session="fetch"))
+
+    def covered(self, job: Job) -> Sequence[RequestTarget]:
+        """Return the targets that a job's exact result covers again, in a fixed order."""
+        return self.session.scalars(
+            select(RequestTarget)
+            .join(JobCover, JobCover.request_id == RequestTarget.request_id)
+            .where(JobCover.job_id == job.id, RequestTarget.model_id == job.model_id)
+            .order_by(RequestTarget.request_id)
+        ).all()
+
+    def compactions_failed(self, model_id: UUID) -> tuple[int, datetime | None]:
+        """Return how many compactions have failed since one went well, and when the last did."""
+        of_model = and_(Job.model_id == model_id, Job.kind == "compaction")
+        well = select(func.max(Job.created_at)).where(of_model, Job.state == "concluded").scalar_subquery()
+        row = self.session.execute(
+            select(func.count(), func.max(Job.concluded_at)).where(
+                of_model, Job.state == "failed", or_(well.is_(None), Job.created_at > well)
+            )
+        ).one()
+        return row[0], row[1]
+
+    def records_erased_since(self, model_id: UUID, since: datetime, *, besides: UUID | None) -> int:
+        """Return how many records were erased from a model after an instant, but for those of one job."""
+        found = self.session.scalar(
+            select(func.count())
+            .select_from(RecordExclusion)
+            .where(
+                RecordExclusion.model_id == model_id,
+                RecordExclusion.reason == "erased",
+                RecordExclusion.created_at > since,
+                RecordExclusion.job_id.is_distinct_from(besides),
+            )
+        )
+        return found or 0
+
+    def records_registered(self, model: Model) -> int | None:
+        """Return how many records the model's dataset has."""
+        return self.session.scalar(select(Dataset.records).where(Dataset.id == model.dataset_id))
+
+    def earlier_sentinels(self, job: Job) -> Sequence[tuple[UUID, Sequence[int]]]:
+        """Return (job, record ids) of the sentinels that were erased by the model's jobs before this one."""
+        rows = self.session.execute(
+            select(Job.id, Job.plan)
+            .join(ModelVersion, ModelVersion.id == Job.candidate_id)
+            .where(
+                Job.model_id == job.model_id,
+                Job.id != job.id,
+                Job.state == "concluded",
+                ModelVersion.number.is_not(None),
+            )
+            .order_by(Job.created_at, Job.id)
+        )
+        return [(row.id, row.plan["sentinels"]) for row in rows if row.plan.get("sentinels")]
+
+    # Preparing
 
     def versions_to_prepare(self, *, failures_max: int) -> Sequence[UUID]:
         """Return versions that are not trained or not served yet, or whose references are incomplete."""

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, StringConstraints
 
-from app.http.ids import JobId, ModelId, RequestId
+from app.http.ids import JobId, ModelId, RequestId, VersionId
 
 
 class JobRun(BaseModel):
@@ -23,6 +23,39 @@ class JobAsked(BaseModel):
     asked_at: datetime
 
 
+class Outstanding(BaseModel):
+    """What a line has erased approximately: its anchor still holds it."""
+
+    requests: int
+    since: datetime | None
+    """When the first of them was concluded."""
+    records: int
+    """Sentinels included."""
+    share: str | None
+    """Of the dataset's records."""
+    retain_rise: str | None
+    """Of the loss on retained records, nats per token, as far as engines have measured it."""
+
+
+class Compaction(BaseModel):
+    """How far a line is from its anchor, and whether that is to be mended."""
+
+    model: ModelId
+    anchor: VersionId
+    anchor_live_at: datetime | None
+    deltas: int
+    """Approximate versions on top of the anchor; every job starts from it and applies them anew."""
+    outstanding: Outstanding
+    reason: str | None
+    """Why a compaction is due, and begins as soon as nothing more urgent does; null while none is."""
+    due_by: datetime | None
+    """When one is due by age alone: as long as that the anchor may hold the erased."""
+    not_before: datetime | None
+    """After a failure: until when none begins by itself."""
+    asked_at: datetime | None
+    """When somebody asked for one that has not begun."""
+
+
 class Tried(BaseModel):
     """One engine that was tried on the batch, and what came of it."""
 
@@ -37,12 +70,15 @@ class Job(BaseModel):
     """A batch on its way."""
 
     id: JobId
+    kind: str
+    """`erasure` of what waited, or `compaction`: what was erased approximately is made exact."""
     model: ModelId
     state: str
     stage: str
     attempt: int
     engine: str | None
     requests: list[RequestId]
+    """Those that it erases, and those erased before that its exact result covers again."""
     history: list[Tried]
     """Engines tried so far, oldest first: a ladder is climbed in the open."""
     progress: dict[str, Any]

@@ -79,6 +79,7 @@ class Models:
             .where(
                 Record.dataset_id == model.dataset_id,
                 ErasureRequest.state.in_(("scheduled", "unlearning", "verifying", "publishing")),
+                RequestRecord.exempt.is_(None),
             )
             .distinct()
         )

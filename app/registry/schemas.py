@@ -36,6 +36,9 @@ class Recipe(BaseModel):
     supervise: Literal["all", "completion"] = "all"
     dtype: Literal["float32"] = "float32"
     order: Literal["lethe/order/1"] = "lethe/order/1"
+    gradient_restriction: Annotated[DecimalText, Field(exclude_if=lambda weight: weight == "0")] = "0"
+    """What the norm of each record's gradient weighs beside its loss while training; 0: nothing, and a
+    recipe without it is kept as it was before there was such a thing."""
 
 
 class Recorded(BaseModel):

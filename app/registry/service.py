@@ -241,6 +241,12 @@ def training_seconds(version: ModelVersion) -> float | None:
     return float(seconds) if isinstance(seconds, int | float | str) else None
 
 
+def telemetry(version: ModelVersion) -> Mapping[str, object]:
+    """Return what an engine measured of itself while it made a version; empty if it said nothing."""
+    said = version.statement.get("telemetry")
+    return said if isinstance(said, dict) else {}
+
+
 def register_version(
     session: Session,
     version_id: UUID,
@@ -339,6 +345,21 @@ def condemn(session: Session, version_id: UUID, *, at: datetime) -> None:
         audit.record(session, events.VersionCondemned(version_id, model=doomed.model_id, at=at))
     elif doomed.state in PRESENT:
         raise Conflict(f"version {version_id} is {doomed.state}", code="version-state")
+
+
+def retire(session: Session, version_id: UUID, *, at: datetime) -> list[ModelVersion]:
+    """Say that a version, its anchor and every delta between are to be destroyed; return those versions.
+
+    To be called once a newer anchor is served: nothing starts from the old one any more, and anchor and
+    deltas are one secret, since whoever has a version and its delta has the erased back (E6). An anchor
+    that no delta was made over is an old version like any other, and stays in quarantine for its time.
+    """
+    retired = lineage(session, version_id)
+    if len(retired) == 1:
+        return []
+    for each in retired:
+        condemn(session, each.id, at=at)
+    return retired
 
 
 def condemn_histories(session: Session, model_id: UUID, *, except_of: UUID, at: datetime) -> None:

@@ -8,28 +8,31 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from sqlalchemy import func, select, text, update
 
+from app.auth.service import Caller
 from app.erasure import service as erasure
 from app.erasure.calendars import Calendar
 from app.erasure.matching import Identifier
+from app.jobs import escalation, leases, scheduling
 from app.jobs import service as jobs
 from app.jobs.lifecycle import JobStage
-from app.jobs.service import JobView
+from app.jobs.views import JobView
+from app.records import service as records
 from app.registry import service as registry
 from app.registry.weights import Adopted
 from app.storage.database import Session, Transaction
-from app.tables import Job, Model, ModelVersion, Outbox, Principal, RequestTarget
+from app.tables import Job, Model, ModelVersion, Outbox, Principal, RequestRecord, RequestTarget
 from tests.fixtures.api import StillClock
 from tests.fixtures.world import World
 
 LEASE_SECONDS = 60.0
 POLICY = "5e" * 32
 TABLES = (
-    "audit_events", "certificates", "erasure_requests", "job_steps", "jobs", "model_versions", "models", "outbox",
-    "reference_models", "request_targets",
+    "audit_events", "certificates", "erasure_requests", "job_covers", "job_steps", "jobs", "model_versions", "models",
+    "outbox", "reference_models", "request_targets",
 )  # fmt: skip
 """All that a verb of a job may write."""
 
@@ -73,8 +76,7 @@ class Desk:
             erasure.approve(
                 session,
                 received.id,
-                approver_id=self.approver,
-                person=True,
+                by=Caller(principal_id=self.approver, key_id=uuid4(), person=True, scopes=frozenset()),
                 record_set_hash=received.record_set_hash,
                 at=self.clock(),
             )
@@ -93,7 +95,7 @@ class Desk:
         """Take the lease, whoever has it; return the epoch."""
         self.end_lease(model_id)
         with self.transaction() as session:
-            epoch = jobs.take_lease(session, model_id, owner="a worker", seconds=seconds)
+            epoch = leases.take(session, model_id, owner="a worker", seconds=seconds)
         assert epoch is not None
         return epoch
 
@@ -106,14 +108,25 @@ class Desk:
     def ask_now(self, model_id: UUID) -> None:
         """Ask for a job by hand."""
         with self.transaction() as session:
-            jobs.run_now(session, session.get_one(Model, model_id).name, at=self.clock())
+            scheduling.run_now(session, session.get_one(Model, model_id).name, at=self.clock())
 
     def opened(self, model_id: UUID, *, epoch: int | None = None) -> JobView:
         """Return the job that begins now, asked for by hand."""
         self.ask_now(model_id)
         held = self.lease(model_id) if epoch is None else epoch
         with self.transaction() as session:
-            view = jobs.open_batch(session, model_id, epoch=held, now=self.clock())
+            view = scheduling.open_next(session, model_id, epoch=held, now=self.clock())
+        assert view is not None
+        return view
+
+    def compacting(self, model_id: UUID) -> JobView:
+        """Return the compaction that begins now, asked for by hand."""
+        with self.transaction() as session:
+            name = session.get_one(Model, model_id).name
+            scheduling.compact_now(session, name, principal_id=self.approver, at=self.clock())
+        epoch = self.lease(model_id)
+        with self.transaction() as session:
+            view = scheduling.open_next(session, model_id, epoch=epoch, now=self.clock())
         assert view is not None
         return view
 
@@ -166,6 +179,56 @@ class Desk:
                 assert view.stage is JobStage.CONCLUDE
                 jobs.concluded(session, view, output={}, seconds=6.0, at=at)
 
+    def finished(
+        self, view: JobView, *, engine: str = "gradient", outcome: str = "verified", rise: str | None = None
+    ) -> JobView:
+        """Return a job at its end: its candidate served, its people rid, as the pipeline leaves it.
+
+        `rise` is what the engine says of the loss on retained records.
+        """
+        last = self.onward(view, JobStage.CONCLUDE, engine=str(view.engine or engine))
+        certificates = {each: uuid4() for each in last.requests}
+        with self.transaction() as session:
+            self.serve(session, last)
+            made = session.get_one(ModelVersion, last.candidate_id)
+            made.statement = {"telemetry": {} if rise is None else {"retain_rise": rise}}
+            self.settle(session, last, {each: (outcome, id_) for each, id_ in certificates.items()})
+        self.end_lease(view.model_id)
+        return last
+
+    def serve(self, session: Session, view: JobView) -> None:
+        """Make a job's candidate the live version."""
+        newest = session.scalar(
+            select(func.max(ModelVersion.number)).where(ModelVersion.model_id == view.model_id)
+        )
+        session.execute(
+            update(ModelVersion).where(ModelVersion.id == view.parent_id).values(state="quarantined")
+        )
+        session.execute(
+            update(ModelVersion)
+            .where(ModelVersion.id == view.candidate_id)
+            .values(state="live", number=(newest or 0) + 1, published_at=self.clock())
+        )
+        line = session.get_one(Model, view.model_id, populate_existing=True)
+        line.live_version_id = view.candidate_id
+
+    def settle(self, session: Session, view: JobView, outcomes: Mapping[UUID, tuple[str, UUID]]) -> None:
+        """Close a job and its requests; by request, the outcome and the certificate."""
+        at, version_id = self.clock(), view.candidate_id
+        assert version_id is not None
+        for request_id, (outcome, certificate_id) in outcomes.items():
+            named = select(RequestRecord.record_id).where(RequestRecord.request_id == request_id)
+            ids = session.scalars(named).all()
+            records.mark_erased(session, ids, model_id=view.model_id, job_id=view.id, at=at)
+            verb = erasure.upgrade if request_id in view.covered else erasure.conclude
+            verb(
+                session, request_id, view.model_id, outcome=outcome, certificate_id=certificate_id,
+                version_id=version_id, at=at,
+            )  # fmt: skip
+        if escalation.is_exact(str(view.engine)):
+            registry.retire(session, view.parent_id, at=at)
+        self.step(session, view)
+
     def candidate(self, session: Session, view: JobView, **changes: Any) -> ModelVersion:
         """Register a candidate of weights that nobody has."""
         adopted = Adopted(manifest="ca" * 32, body=b"{}", tensor_root="7e" * 32, size=1)
@@ -179,6 +242,7 @@ class Desk:
             parent_id=view.parent_id,
             job_id=view.id,
             statement=changes.pop("statement", {}),
+            delta=None if escalation.is_exact(str(view.engine)) else f"{view.id.int:064x}"[-64:],
             at=self.clock(),
         )
 
@@ -246,3 +310,33 @@ def later(at: datetime, **interval: float) -> StillClock:
     clock = StillClock(at)
     clock.advance(**interval)
     return clock
+
+
+def planned(desk: Desk, model: UUID) -> JobView:
+    """Return a job that is planned and has begun nothing."""
+    view = desk.opened(model)
+    with desk.transaction() as session:
+        desk.step(session, view)
+    return view
+
+
+def withdraw(desk: Desk, request_id: UUID) -> None:
+    with desk.transaction() as session:
+        by = Caller(principal_id=desk.world.owner, key_id=uuid4(), person=True, scopes=frozenset())
+        erasure.withdraw(session, request_id, by=by, at=desk.clock())
+
+
+def release(desk: Desk, request_id: UUID) -> None:
+    """Have a second person look at a held result, and let it be certified."""
+    by = Caller(principal_id=desk.approver, key_id=uuid4(), person=True, scopes=frozenset())
+    with desk.transaction() as session:
+        erasure.release(session, request_id, by=by, at=desk.clock())
+
+
+def conclude(desk: Desk, view: JobView) -> None:
+    """Do all that is left of a job."""
+    current = desk.claimed(view)
+    assert current is not None
+    last = desk.onward(current, JobStage.CONCLUDE)
+    with desk.transaction() as session:
+        desk.step(session, last)

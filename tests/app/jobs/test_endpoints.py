@@ -7,6 +7,7 @@ import pytest
 from sqlalchemy import update
 
 from app.http import ids
+from app.jobs import scheduling
 from app.jobs import service as jobs
 from app.jobs.lifecycle import JobStage
 from app.tables import Model, new_id
@@ -179,3 +180,60 @@ def test_running_and_reading_are_two_scopes(callers: Callers, desk: Desk, model:
     assert refused(may_read.post(JOBS, {"model": "assistant"})) == (403, "scope-missing")
     assert desk.bells() == set()
     assert may_run.post(JOBS, {"model": "assistant"}).status_code == 202
+
+
+# Compaction
+
+
+def approximate(desk: Desk, model: UUID) -> str:
+    """Return the public id of a request that was erased approximately."""
+    request = desk.asked(ADA)
+    desk.finished(desk.opened(model), rise="0.012000")
+    return ids.encode("er", request)
+
+
+def test_how_far_a_model_is_from_its_anchor_is_shown(callers: Callers, desk: Desk, model: UUID) -> None:
+    viewer = callers("viewer", "viewer")
+    anchor = desk.model(model).live_version_id
+    assert anchor is not None
+    approximate(desk, model)
+    assert viewer.get("/v1/models/assistant/compaction").json() == {
+        "model": ids.encode("mdl", model), "anchor": ids.encode("mv", anchor), "anchor_live_at": None, "deltas": 1,
+        "outstanding": {
+            "requests": 1, "since": "2026-11-21T12:00:00Z", "records": 2, "share": None, "retain_rise": "0.012000",
+        },
+        "reason": None, "due_by": "2027-02-19T12:00:00Z", "not_before": None, "asked_at": None,
+    }  # fmt: skip
+
+
+def test_a_compaction_is_asked_for_by_whoever_may_resume(
+    engineer: Caller, callers: Callers, desk: Desk, model: UUID
+) -> None:
+    request = approximate(desk, model)
+    desk.hush()
+    path = "/v1/models/assistant/compaction"
+    assert refused(callers("viewer", "viewer").post(path)) == (403, "scope-missing")
+    assert desk.bells() == set()
+    answer = engineer.post(path)
+    assert answer.status_code == 202
+    assert (answer.json()["reason"], answer.json()["asked_at"]) == ("asked_for", "2026-11-21T12:00:00Z")
+    assert desk.bells() == {("plan", model)}
+    epoch = desk.lease(model)
+    with desk.transaction() as session:
+        assert scheduling.open_next(session, model, epoch=epoch, now=desk.clock()) is not None
+    [running, before] = engineer.get(JOBS).json()["items"]
+    assert (running["kind"], running["state"], running["requests"]) == ("compaction", "running", [request])
+    assert (before["kind"], before["requests"]) == ("erasure", [request])
+
+
+def test_with_nothing_outstanding_there_is_nothing_to_compact(engineer: Caller, model: UUID) -> None:
+    path = "/v1/models/assistant/compaction"
+    assert refused(engineer.post(path)) == (409, "nothing-outstanding")
+    assert refused(engineer.post("/v1/models/nobody/compaction")) == (404, "not-found")
+    assert refused(engineer.get("/v1/models/nobody/compaction")) == (404, "not-found")
+
+
+def test_a_model_that_serves_nothing_stands_nowhere(engineer: Caller, desk: Desk, model: UUID) -> None:
+    with desk.transaction() as session:
+        session.execute(update(Model).values(live_version_id=None))
+    assert refused(engineer.get("/v1/models/assistant/compaction")) == (409, "model-not-ready")
