@@ -22,8 +22,8 @@ controls*: people trained and kept, whom a living assay must still see.
 
 Around it: `recheck` computes every number and letter again on another path, and a difference blocks the
 batch; `qualification` says which configuration of an approximate engine may certify; `fleet` looks at
-many verdicts together.
+many verdicts together; `audit` looks deeper into some certificates after they were issued (`audits`).
 
-Pure but for `service`, `repository` and the endpoint: the same numbers and policy give the same
+Pure but for `service`, `audits`, `repository` and the endpoints: the same numbers and policy give the same
 decision, byte for byte, on any machine, so whoever doubts a verdict can recompute it.
 """

@@ -46,6 +46,35 @@ def max_rank(
     return Combined(p=p_high(subject, others), strict=p_strict(subject, others))
 
 
+def max_standardised(
+    scores: Mapping[str, Decimal], cohorts: Mapping[str, Sequence[Decimal]], readings: Sequence[str]
+) -> Fraction:
+    """Return the p-value of one subject over many readings, by how far it stands out in any of them.
+
+    Max-T (Westfall and Young): each reading is taken in standard deviations of the pool of cohort and
+    subject, and a subject's T is its largest. As exact as `max_rank`, and for the same reason; but among
+    ranks the top person of every reading ties with the subject, so that of a dozen readings none alone
+    could reach 1 / (m + 1), and here a subject far above all others in one reading does.
+    """
+    assert readings, "at least one reading is needed"
+    pools = [_standardised([*cohorts[name], scores[name]]) for name in readings]
+    *others, subject = (max(each) for each in zip(*pools, strict=True))
+    return Fraction(1 + sum(other >= subject for other in others), len(others) + 1)
+
+
+def _standardised(values: Sequence[Decimal]) -> list[Fraction]:
+    """Return each value's squared distance from the mean in units of the variance, with its sign.
+
+    Squares keep it rational, and order it as the distance itself does.
+    """
+    exact = [Fraction(value) for value in values]
+    mean = sum(exact, Fraction(0)) / len(exact)
+    variance = sum(((value - mean) ** 2 for value in exact), Fraction(0)) / len(exact)
+    if not variance:
+        return [Fraction(0)] * len(exact)
+    return [(value - mean) * abs(value - mean) / variance for value in exact]
+
+
 def benjamini_hochberg(p_values: Mapping[Key, Fraction], q: Decimal) -> frozenset[Key]:
     """Return whom the Benjamini-Hochberg step-up selects at false-discovery rate q.
 

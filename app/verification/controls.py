@@ -16,7 +16,7 @@ from fractions import Fraction
 from app.verification.binomial import rate_is_below, t_quantile, upper_bound
 from app.verification.cohort import median, spread
 from app.verification.conformal import printed
-from app.verification.measurements import BatchEvidence, Control, UtilityItem
+from app.verification.measurements import Answer, BatchEvidence, Control, UtilityItem
 from app.verification.policy import Policy
 
 SENTINELS_FOR_A_MEAN = 20
@@ -150,6 +150,21 @@ def resurfaced(planted: Mapping[str, Sequence[Control]], delta: Decimal) -> froz
     return frozenset(found)
 
 
+def resurfaced_batches(evidence: BatchEvidence, policy: Policy) -> tuple[str, ...]:
+    """Return the batches whose bound held when they were published and breaks on this candidate (V45).
+
+    A record too short to hold the bound breaks with the first sentinel that is back, and not before.
+    """
+    broken = []
+    for batch in evidence.earlier:
+        there = {form: batch.sentinels[form] for form in evidence.forms if form in batch.sentinels}
+        back = resurfaced(there, policy.delta)
+        total = batch.others + len({each.id for planted in there.values() for each in planted})
+        if back and not rate_is_below(batch.others_failed + len(back), total, risk=policy.sentinel_risk):
+            broken.append(batch.job)
+    return tuple(broken)
+
+
 def mean_ratio_upper(controls: Sequence[Control]) -> Decimal:
     """Return the one-sided 95 % t-bound on the mean share of the gap that remains."""
     ratios = [_ratio(control) for control in controls]
@@ -179,18 +194,27 @@ class Drop:
     high: Fraction
 
 
-def paired_drop(items: Sequence[UtilityItem], *, seed: int = 0) -> Drop:
+def paired_drop(items: Sequence[UtilityItem]) -> Drop:
     """Return the drop on the same items; subjects are drawn whole, for their items go together."""
-    assert items, "a drop needs items"
+    return _paired([(item.subject, item.recalled_before - item.recalled_after) for item in items])
+
+
+def degenerate_rise(answers: Sequence[Answer]) -> Drop:
+    """Return the rise of the share of answers that say one thing over and over, as a drop of the others."""
+    return _paired([(answer.key, answer.degenerate_after - answer.degenerate_before) for answer in answers])
+
+
+def _paired(lost_of: Sequence[tuple[str, int]], *, seed: int = 0) -> Drop:
+    assert lost_of, "a drop needs items"
     by_subject: dict[str, list[int]] = {}
-    for item in items:
-        by_subject.setdefault(item.subject, []).append(item.recalled_before - item.recalled_after)
+    for subject, lost in lost_of:
+        by_subject.setdefault(subject, []).append(lost)
     groups = [(sum(lost), len(lost)) for _, lost in sorted(by_subject.items())]
     source = random.Random(seed)  # noqa: S311  no secret: it must give the same interval again
     draws = sorted(_resampled(groups, source) for _ in range(DRAWS))
     edge = DRAWS * 25 // 1000
-    drop = Fraction(sum(lost for lost, _ in groups), len(items))
-    return Drop(items=len(items), drop=drop, low=draws[edge], high=draws[DRAWS - 1 - edge])
+    drop = Fraction(sum(lost for lost, _ in groups), len(lost_of))
+    return Drop(items=len(lost_of), drop=drop, low=draws[edge], high=draws[DRAWS - 1 - edge])
 
 
 def _resampled(groups: Sequence[tuple[int, int]], source: random.Random) -> Fraction:
@@ -208,6 +232,8 @@ class UtilityFindings:
     loss_rise: Decimal | None
     """Worst form's mean rise over all retained items, nats per token."""
     neighbour_rise: Decimal | None
+    degenerate_rise: Drop | None
+    """Of the worst declared form."""
     reasons: tuple[str, ...]
     """Empty if the gate is passed."""
 
@@ -222,7 +248,9 @@ def utility(evidence: BatchEvidence, policy: Policy) -> UtilityFindings:
     anchor_drop = _worst(evidence.utility_from_anchor, evidence.forms)
     rise = max((_loss_rise(items) for items in measured), default=None)
     limit = policy.neighbour_rise_nats
-    neighbours, degenerate = evidence.neighbour_rise, evidence.degenerate_rise
+    neighbours = evidence.neighbour_rise
+    spoken = [degenerate_rise(found) for form in evidence.forms if (found := evidence.answers.get(form))]
+    degenerate = max(spoken, key=lambda each: each.drop, default=None)
     conditions = {
         "utility_unmeasured": len(measured) < len(evidence.forms),
         "utility_drop": drop is not None and _exceeds(drop, policy.utility_drop_job, policy),
@@ -230,13 +258,14 @@ def utility(evidence: BatchEvidence, policy: Policy) -> UtilityFindings:
         and _exceeds(anchor_drop, policy.utility_drop_anchor, policy),
         "retain_rise": rise is not None and rise > limit,
         "neighbour_rise": neighbours is not None and neighbours > limit,
-        "degenerate_rise": degenerate is not None and degenerate > policy.degenerate_rise,
+        "degenerate_rise": degenerate is not None and _exceeds(degenerate, policy.degenerate_rise, policy),
     }
     return UtilityFindings(
         drop=drop,
         anchor_drop=anchor_drop,
         loss_rise=None if rise is None else printed(rise),
         neighbour_rise=None if neighbours is None else printed(neighbours),
+        degenerate_rise=degenerate,
         reasons=tuple(reason for reason, holds in conditions.items() if holds),
     )
 

@@ -5,7 +5,7 @@ decimal strings, higher = more memorised, and are ranked as they are stored; NaN
 floats are refused. Knows no threshold: it reads, checks and arranges.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
 from types import MappingProxyType
@@ -162,6 +162,27 @@ class UtilityItem:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """A free answer to one retained row: whether it said one thing over and over."""
+
+    key: str
+    degenerate_before: bool
+    degenerate_after: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EarlierBatch:
+    """A batch that was published before: its sentinels on this candidate, and the record it stood on."""
+
+    job: str
+    sentinels: Mapping[str, tuple[Control, ...]]
+    """By form."""
+    others: int
+    """Sentinels of its record beside its own."""
+    others_failed: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BatchEvidence:
     """What was measured once for the whole batch. Mappings are by form."""
 
@@ -179,8 +200,10 @@ class BatchEvidence:
     """The same items with the anchor as `before`; empty when the parent is the anchor."""
     neighbour_rise: Decimal | None = None
     """Worst form's mean rise of loss on the requests' nearest retained rows, nats per token."""
-    degenerate_rise: Decimal | None = None
-    """Worst form's rise of the share of degenerate outputs."""
+    answers: Mapping[str, tuple[Answer, ...]] = field(default_factory=lambda: MappingProxyType({}))
+    """Free answers to retained rows, before and after; empty for a model that says no text."""
+    earlier: tuple[EarlierBatch, ...] = ()
+    """The sentinels of every batch before, asked about again (V45)."""
 
     def __post_init__(self) -> None:
         if not self.forms:
@@ -237,7 +260,7 @@ def request_measurements(
         rows=_count(first["rows"]),
         cohort_kind=cohort_kind,
         look=look,
-        blind=Blind(score=_decimal(first["blind"]["score"]), cohort=_decimals(first["blind"]["cohort"])),
+        blind=Blind(score=_decimal(first["blind"]["score"]), cohort=decimals(first["blind"]["cohort"])),
         forms=forms,
         digests=MappingProxyType(dict(digests or {})),
     )
@@ -250,19 +273,20 @@ def batch_evidence(
     forms: Sequence[str],
     sentinel_failures_before: int = 0,
     sentinels_before: int = 0,
-    neighbours: Collection[str] = (),
     subjects: Mapping[str, str] | None = None,
     anchor: Sequence[Mapping[str, Any]] = (),
+    earlier: Sequence[EarlierBatch] = (),
 ) -> BatchEvidence:
     """Return the batch's evidence from the same files.
 
-    `neighbours` are keys of retained items close to the requests; `subjects` says whose an item is;
-    `anchor` are the anchor's files, where the candidate's parent is a later version.
+    `subjects` says whose an item is; `anchor` are the anchor's own files, which are `before` itself where
+    the candidate's parent is the anchor. Whom the erased stand next to, the candidate's files say.
     """
     pairs = _pairs(before, after)
     utility = {form: _utility(old, new, subjects or {}) for form, old, new in pairs}
     from_anchor = {form: _utility(old, new, subjects or {}) for form, old, new in _pairs(anchor, after)}
-    rises = [_neighbour_rise(utility[form], frozenset(neighbours)) for form in utility]
+    near = {form: frozenset(new["utility"].get("neighbours", ())) for form, _, new in pairs}
+    rises = [_neighbour_rise(utility[form], near[form]) for form in utility]
     return BatchEvidence(
         forms=tuple(forms),
         sentinels={form: _controls(old, new, "sentinel") for form, old, new in pairs},
@@ -272,6 +296,8 @@ def batch_evidence(
         utility=utility,
         utility_from_anchor=from_anchor,
         neighbour_rise=max((rise for rise in rises if rise is not None), default=None),
+        answers={form: found for form, old, new in pairs if (found := _answers(old, new))},
+        earlier=tuple(earlier),
     )
 
 
@@ -328,7 +354,7 @@ def _examinee(file: Mapping[str, Any], examinee_id: str) -> Mapping[str, Any]:
 def _reading(examinee: Mapping[str, Any]) -> Reading:
     return Reading(
         score={attack: _decimal(score) for attack, score in examinee["score"].items()},
-        cohort={attack: _decimals(scores) for attack, scores in examinee["cohort"].items()},
+        cohort={attack: decimals(scores) for attack, scores in examinee["cohort"].items()},
     )
 
 
@@ -355,7 +381,7 @@ def _relearn(raw: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None) -> tup
         Relearn(
             steps=_count(probe["steps"]),
             score=_decimal(probe["score"]),
-            cohort=_decimals(probe["cohort"]),
+            cohort=decimals(probe["cohort"]),
         )
         for probe in probes
     )
@@ -400,12 +426,21 @@ def _utility(
     )
 
 
+def _answers(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[Answer, ...]:
+    old, new = (each["utility"].get("degenerate", {}) for each in (before, after))
+    return tuple(
+        Answer(key=key, degenerate_before=_flag(old[key]), degenerate_after=_flag(new[key]))
+        for key in sorted(old.keys() & new.keys())
+    )
+
+
 def _neighbour_rise(items: Iterable[UtilityItem], neighbours: frozenset[str]) -> Decimal | None:
     rises = [item.loss_after - item.loss_before for item in items if item.key in neighbours]
     return sum(rises, Decimal(0)) / len(rises) if rises else None
 
 
-def _decimals(values: Sequence[object]) -> tuple[Decimal, ...]:
+def decimals(values: Sequence[object]) -> tuple[Decimal, ...]:
+    """Return stored numbers; `Malformed` if one is no finite decimal string."""
     return tuple(_decimal(value) for value in values)
 
 

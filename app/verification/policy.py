@@ -10,7 +10,6 @@ import hashlib
 import re
 import tomllib
 from decimal import Decimal
-from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Self
 
@@ -78,7 +77,14 @@ class Policy(BaseModel):
     """Below so many items a drop must stand clear of its own noise to fail the gate."""
     neighbour_rise_nats: Nats
     degenerate_rise: Share
-    second_reading_share: Share
+    audit_share: Share
+    """Of certificates, drawn after they were issued: how many are audited deeply."""
+    audit_alpha: Tail
+    """Level at which one person's combined rank takes their certificate away."""
+    audit_controls: PositiveInt
+    """People who were kept and are audited alike, to show what it can see."""
+    audit_reading_nats: Nats
+    """By how much a second reading of a loss may differ from the one that was judged."""
 
     @model_validator(mode="after")
     def every_test_is_possible(self) -> Self:
@@ -89,6 +95,7 @@ class Policy(BaseModel):
             "alpha_over": self.alpha_over,
             **{f"alpha_spend[{i}] / 2": spent / 2 for i, spent in enumerate(self.alpha_spend)},
             "the 80 % power quantile": MISS,
+            "audit_alpha": self.audit_alpha,
         }
         impossible = [name for name, tail in tails.items() if threshold_rank(tail, self.m_min) < 1]
         if impossible:
@@ -112,9 +119,9 @@ class Policy(BaseModel):
         """Return a = alpha_spend(look) / 2, for each side of the bound; None if no such look is left."""
         return self.alpha_spend[look - 1] / 2 if 1 <= look <= len(self.alpha_spend) else None
 
-    @cached_property
+    @property
     def digest(self) -> str:
-        """Return the SHA-256 of the RFC 8785 form, in hex."""
+        """Return the SHA-256 of the RFC 8785 form, in hex; of what it says now, so it is never remembered."""
         return hashlib.sha256(canonical.encode(self.model_dump(mode="json"))).hexdigest()
 
 

@@ -2,13 +2,16 @@
 
 `verdict` reads decimals into dataclasses and compares rational p-values. This module shares no line
 with it: scores are read as whole numbers of 10^-12, every cohort is sorted once and searched, every
-test is a count against a rank, and no quotient is formed. Where both agree, a slip in either would
-have to be in both. Where they differ, the instrument is broken, and nothing it said is published.
+test of a verdict is a count against a rank, and no quotient is formed. Where both agree, a slip in
+either would have to be in both. Where they differ, the instrument is broken, and nothing it said is
+published; what was published on its word is withdrawn.
 
     read          stored bytes -> files by form
     rooms         per form: the usual gap, and whether the assay is alive
     opinion       one examinee: its numbers and its letter in every declared form
     disagreements a decision's JSON, as it is stored -> what this module finds otherwise
+    contradictions the same of a whole request, long after: the kept decision against the kept numbers
+    ranks         the numbers of a deep audit: where everybody stands
 
 Knows no method, no level and no sentinel that failed: those are of the batch.
 """
@@ -18,6 +21,7 @@ import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import Any, NamedTuple
 
 UNIT = 10**12
@@ -121,6 +125,55 @@ def disagreements(decision: Mapping[str, Any], own: Opinion) -> tuple[str, ...]:
         return ("forms",)
     differing = [f"{o.form}: {name}" for s, o in zip(said, own.forms, strict=True) for name in _differs(s, o)]
     return (*(["verdict"] if decision["verdict"] != own.verdict else []), *differing)
+
+
+def contradictions(
+    decision: Mapping[str, Any],
+    subjects: Sequence[str],
+    *,
+    baseline: Files,
+    after: Files,
+    rooms: Mapping[str, Room],
+    policy: Mapping[str, Any],
+) -> tuple[str, ...]:
+    """Return where the decision on a request, as it is kept, is not what the kept numbers say.
+
+    A request of several subjects has their forms one subject after the other, and the worst letter.
+    """
+    forms = list(dict.fromkeys(each["form"] for each in decision["forms"]))
+    if len(decision["forms"]) != len(forms) * len(subjects):
+        return ("forms",)
+    letters: list[str] = []
+    found: list[str] = []
+    for place, subject in enumerate(subjects):
+        own = opinion(
+            subject,
+            baseline=baseline,
+            after=after,
+            rooms=rooms,
+            forms=forms,
+            look=decision["look"],
+            cohort_kind=decision["cohort_kind"],
+            policy=policy,
+        )
+        said = decision["forms"][place * len(forms) : (place + 1) * len(forms)]
+        found += disagreements({"verdict": own.verdict, "forms": said}, own)
+        letters.append(own.verdict)
+    return (*(["verdict"] if decision["verdict"] != _worst(letters) else []), *found)
+
+
+def ranks(audit: bytes) -> dict[str, tuple[int, int]]:
+    """Return, of each examinee of an audit, how many rank as high, of how many; itself included in both."""
+    found = {}
+    for each in json.loads(audit)["examinees"]:
+        whole = {name: made for name, made in each["readings"].items() if not name.startswith("relearn/own/")}
+        columns = [
+            _ordered(units(made["score"]), [units(other) for other in made["cohort"]])
+            for made in whole.values()
+        ]
+        farthest = [max(each) for each in zip(*map(_distances, columns), strict=True)]
+        found[each["id"]] = (sum(each >= farthest[0] for each in farthest), len(farthest))
+    return found
 
 
 def _differs(said: Mapping[str, Any], own: FormOpinion) -> list[str]:
@@ -334,6 +387,22 @@ def _drawn(extraction: Mapping[str, Any] | None) -> int | None:
         else:
             low = middle
     return high
+
+
+# An audit -----------------------------------------------------------------------------------------
+
+
+def _distances(column: Column) -> list[Fraction]:
+    """Return how far the subject, and then everybody else, stands from the middle of all of them.
+
+    n x - sum, times its size, over n times the sum of squares less the square of the sum: whole numbers,
+    and in the order of standard deviations.
+    """
+    pool = [column.own, *column.people]
+    count, total = len(pool), sum(pool)
+    spread = count * sum(each * each for each in pool) - total * total
+    from_middle = [count * each - total for each in pool]
+    return [Fraction(each * abs(each), spread or 1) for each in from_middle]
 
 
 # The batch -----------------------------------------------------------------------------------------

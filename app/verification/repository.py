@@ -1,14 +1,15 @@
-"""All SQL about measurements, verdicts and qualifications."""
+"""All SQL about measurements, verdicts, qualifications and audits."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import func, select
+from sqlalchemy import func, select, tuple_
 from sqlalchemy.dialects.postgresql import distinct_on, insert
 
 from app.storage.database import Session
-from app.tables import Job, Measurement, Model, Qualification, VerdictRow, new_id
+from app.tables import Audit, Job, Measurement, Model, Qualification, VerdictRow, new_id
 
 
 class Verifications:
@@ -41,6 +42,16 @@ class Verifications:
             .join(Job, Job.id == VerdictRow.job_id)
             .where(VerdictRow.request_id == request_id, Job.model_id == model_id)
             .order_by(VerdictRow.created_at)
+            .limit(1)
+        )
+
+    def first_job_from(self, version_id: UUID) -> UUID | None:
+        """Return the first job that began from a version and measured it."""
+        return self.session.scalar(
+            select(Measurement.job_id)
+            .join(Job, Job.id == Measurement.job_id)
+            .where(Job.parent_id == version_id, Measurement.moment == "before")
+            .order_by(Measurement.created_at)
             .limit(1)
         )
 
@@ -144,3 +155,65 @@ class Qualifications:
         self.session.add(row)
         self.session.flush()
         return row
+
+
+class Audits:
+    """Deep audits: one for each attempt that is audited at all."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+
+    def add(self, row: Audit) -> Audit:
+        """Insert one."""
+        self.session.add(row)
+        self.session.flush()
+        return row
+
+    def get(self, audit_id: UUID) -> Audit | None:
+        """Return one."""
+        return self.session.get(Audit, audit_id)
+
+    def locked(self, audit_id: UUID) -> Audit | None:
+        """Return one as it is now, locked until the commit."""
+        return self.session.get(Audit, audit_id, with_for_update=True, populate_existing=True)
+
+    def of_attempt(self, job_id: UUID, attempt: int) -> Audit | None:
+        """Return the audit of an attempt."""
+        return self.session.scalars(
+            select(Audit).where(Audit.job_id == job_id, Audit.attempt == attempt)
+        ).one_or_none()
+
+    def knows(self, model_id: UUID, configuration: str) -> bool:
+        """Return whether a configuration of a model's engine was audited, or is about to be."""
+        found = self.session.scalar(
+            select(Audit.id)
+            .join(Job, Job.id == Audit.job_id)
+            .where(Job.model_id == model_id, Audit.configuration == configuration, Audit.state != "void")
+            .limit(1)
+        )
+        return found is not None
+
+    def due(self) -> Sequence[UUID]:
+        """Return what is to be audited on models that have nothing better to do, oldest first."""
+        busy = select(Job.model_id).where(Job.state == "running")
+        return self.session.scalars(
+            select(Audit.id)
+            .join(Job, Job.id == Audit.job_id)
+            .where(Audit.state == "due", Job.model_id.not_in(busy))
+            .order_by(Audit.created_at, Audit.id)
+        ).all()
+
+    def open(self) -> frozenset[UUID]:
+        """Return every audit that is still to be held."""
+        return frozenset(self.session.scalars(select(Audit.id).where(Audit.state == "due")))
+
+    def listing(self, *, limit: int, before: tuple[datetime, UUID] | None) -> Sequence[Audit]:
+        """Return audits, newest first."""
+        query = select(Audit).order_by(Audit.created_at.desc(), Audit.id.desc()).limit(limit)
+        if before is not None:
+            query = query.where(tuple_(Audit.created_at, Audit.id) < before)
+        return self.session.scalars(query).all()
+
+    def latest_attempt(self, job_id: UUID) -> int | None:
+        """Return the attempt of a job that was judged last."""
+        return self.session.scalar(select(func.max(VerdictRow.attempt)).where(VerdictRow.job_id == job_id))

@@ -1,8 +1,11 @@
-"""The fleet's health on the wire."""
+"""The fleet's health and deep audits on the wire."""
 
+from datetime import datetime
 from decimal import Decimal
 
 from pydantic import BaseModel
+
+from app.http.ids import AuditId, JobId, VersionId
 
 
 class GroupOut(BaseModel):
@@ -48,3 +51,35 @@ class FleetOut(BaseModel):
     groups: list[GroupOut]
     evidence: list[EvidenceOut]
     survival: list[SurvivalOut]
+
+
+class AuditAsk(BaseModel):
+    """Which job's certificates to audit."""
+
+    job: JobId
+
+
+class Audit(BaseModel):
+    """A deep audit; how many people it concerns, never who."""
+
+    id: AuditId
+    job: JobId
+    attempt: int
+    version: VersionId
+    state: str
+    """`due`, `done`, or `void`: it could not be held, for the reason in `failure`."""
+    causes: list[str]
+    subjects: int
+    outcome: str | None
+    """`clean`, `suspected`, `withdrawn`, or `insensitive`: the tests could not see even who was kept."""
+    reasons: list[str]
+    withdrawn: int
+    """Certificates that were taken back."""
+    seen: dict[str, tuple[int, int]]
+    """By kind of test: how many of the people who were kept it sees, of how many."""
+    shadows: int | None
+    """Models that stood in for shadow models."""
+    failure: str | None
+    policy: str
+    created_at: datetime
+    concluded_at: datetime | None

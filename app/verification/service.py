@@ -20,7 +20,7 @@ from app.errors import Conflict
 from app.http import ids
 from app.jobs import service as jobs
 from app.jobs.escalation import Guarantee
-from app.jobs.service import JobView
+from app.jobs.views import JobView
 from app.registry import service as registry
 from app.storage.database import Session
 from app.tables import Qualification, VerdictRow, new_id
@@ -29,6 +29,7 @@ from app.verification import policy as policies
 from app.verification.cohort import Kind
 from app.verification.measurements import (
     BatchEvidence,
+    EarlierBatch,
     MethodFacts,
     batch_evidence,
     earlier_batches,
@@ -83,6 +84,21 @@ class Judgement:
     output: Mapping[str, object]
 
 
+def baseline(session: Session, request_id: UUID, *, model_id: UUID) -> tuple[bytes, ...]:
+    """Return what was measured before anything was tried for a request; empty if nothing was judged yet.
+
+    The first baseline counts: against a half-erased one everything would look unmeasurable (V25).
+    """
+    stored = Verifications(session)
+    first = stored.first_job_of(request_id, model_id=model_id)
+    return () if first is None else tuple(stored.bodies(job_id=first, attempt=0, moment="before").values())
+
+
+def baseline_of_job(session: Session, job_id: UUID) -> tuple[bytes, ...]:
+    """Return what a job measured of the version it began from."""
+    return tuple(Verifications(session).bodies(job_id=job_id, attempt=0, moment="before").values())
+
+
 def put(session: Session, job_id: UUID, *, attempt: int, moment: str, form: str, body: bytes) -> None:
     """Store the numbers of one version in one form, byte for byte; what is there already stays."""
     Verifications(session).put(job_id=job_id, attempt=attempt, moment=moment, form=form, body=body)
@@ -100,7 +116,7 @@ def judge(session: Session, view: JobView, *, guarantee: Guarantee, at: datetime
     stored = Verifications(session)
     before = stored.bodies(job_id=view.id, attempt=0, moment="before")
     after = stored.bodies(job_id=view.id, attempt=view.attempt, moment="after")
-    configuration = _configuration(session, view)
+    configuration = configuration_of(session, view)
     size = _size(after)
     admission = None
     if guarantee == "approximate":
@@ -276,7 +292,7 @@ def _tell_tested(session: Session, tested: Qualification, *, at: datetime) -> No
     )
 
 
-def _configuration(session: Session, view: JobView) -> Configuration:
+def configuration_of(session: Session, view: JobView) -> Configuration:
     """Return what made the candidate, by its own statement."""
     assert view.candidate_id is not None, "only a candidate is judged"
     made: Mapping[str, Any] = registry.version(session, view.candidate_id).statement
@@ -339,25 +355,28 @@ def fleet_health(session: Session) -> fleet.Health:
     return fleet.health(list(first.values()), survived)
 
 
+def reaudited(session: Session, job_id: UUID, attempt: int, policy: str) -> tuple[int, int]:
+    """Return how many sentinels of earlier batches were looked for on a candidate, and how many are back."""
+    found = _survived(session, job_id, attempt, policies.load(policy))
+    return sum(each.sentinels for each in found), sum(each.back for each in found)
+
+
 def _survived(session: Session, job_id: UUID, attempt: int, policy: Policy) -> list[fleet.Survival]:
     """Return what the sentinels of all earlier batches say on one candidate."""
     stored = Verifications(session)
     after = _files(stored.bodies(job_id=job_id, attempt=attempt, moment="after").values())
     found = []
     for name in earlier_batches(after):
-        batch = UUID(name)
-        before = _files(stored.bodies(job_id=batch, attempt=0, moment="before").values())
-        planted = earlier_sentinels(name, before, after)
-        record = _record(session, batch)
+        batch = _earlier(session, name, after)
         found.append(
             fleet.survival(
                 fleet.Batch(
-                    job=ids.encode("job", batch),
+                    job=ids.encode("job", UUID(name)),
                     on=ids.encode("job", job_id),
-                    sentinels=len({each.id for form in planted.values() for each in form}),
-                    back=len(controls.resurfaced(planted, policy.delta)),
-                    others=record["total"] - record["here"],
-                    others_failed=record["failures"] - record["failures_here"],
+                    sentinels=len({each.id for form in batch.sentinels.values() for each in form}),
+                    back=len(controls.resurfaced(batch.sentinels, policy.delta)),
+                    others=batch.others,
+                    others_failed=batch.others_failed,
                 ),
                 risk=policy.sentinel_risk,
             )
@@ -388,23 +407,44 @@ def _evidence(
     """Return the batch's evidence, with the sentinels' record under this configuration (V19)."""
     window = _runs(session, view, since=at - timedelta(days=policy.sentinel_window_days))
     runs = [run for run in window if run.configuration == configuration.digest]
+    measured = _files(after.values())
     return batch_evidence(
         _files(before.values()),
-        _files(after.values()),
+        measured,
         forms=view.forms,
         sentinel_failures_before=sum(run.failures for run in runs),
         sentinels_before=sum(run.sentinels for run in runs),
+        anchor=_of_anchor(session, view, before),
+        earlier=[_earlier(session, name, measured) for name in earlier_batches(measured)],
+    )
+
+
+def _of_anchor(session: Session, view: JobView, before: Mapping[str, bytes]) -> Files:
+    """Return what was measured of the anchor itself, by the first job that began from it (V49)."""
+    if view.anchor_id is None or view.anchor_id == view.parent_id:
+        return _files(before.values())
+    stored = Verifications(session)
+    first = stored.first_job_from(view.anchor_id)
+    return [] if first is None else _files(stored.bodies(job_id=first, attempt=0, moment="before").values())
+
+
+def _earlier(session: Session, name: str, after: Files) -> EarlierBatch:
+    """Return what the sentinels of an earlier batch say on this candidate, and the record they stood on."""
+    batch = UUID(name)
+    before = _files(Verifications(session).bodies(job_id=batch, attempt=0, moment="before").values())
+    record = _record(session, batch)
+    return EarlierBatch(
+        job=name,
+        sentinels=earlier_sentinels(name, before, after),
+        others=record["total"] - record["here"],
+        others_failed=record["failures"] - record["failures_here"],
     )
 
 
 def _decide(session: Session, view: JobView, request_id: UUID, batch: Batch) -> Decision:
     """Decide on each subject of a request, twice; the request is as good as its worst."""
     stored = Verifications(session)
-    bodies = batch.before
-    first = stored.first_job_of(request_id, model_id=view.model_id)
-    if first is not None and first != view.id:
-        # The first baseline counts: against a half-erased one everything would look unmeasurable.
-        bodies = tuple(stored.bodies(job_id=first, attempt=0, moment="before").values())
+    bodies = baseline(session, request_id, model_id=view.model_id) or batch.before
     before, read_again = _files(bodies), recheck.read(bodies)
     method = replace(batch.method, attempts=stored.count(request_id, model_id=view.model_id) + 1)
     look = view.looks[request_id] + 1

@@ -343,6 +343,7 @@ def _blocking(
         "assay_dead": not all(controls.assay_is_alive(evidence, form, policy) for form in evidence.forms),
         "form_unmeasured": any("form_unmeasured" in form.reasons for form in judged),
         "second_opinion_disagrees": any(DOUBTED in decision.reasons for decision in decisions),
+        "earlier_resurfaced": bool(controls.resurfaced_batches(evidence, policy)),
     }
     return tuple(reason for reason, holds in conditions.items() if holds)
 
@@ -350,7 +351,7 @@ def _blocking(
 def _not_run(evidence: BatchEvidence) -> tuple[str, ...]:
     checks = (
         ("neighbour_rise", evidence.neighbour_rise),
-        ("degenerate_rise", evidence.degenerate_rise),
+        ("degenerate_rise", evidence.answers or None),
         ("utility_from_anchor", evidence.utility_from_anchor or None),
     )
     return tuple(name for name, measured in checks if measured is None)

@@ -19,6 +19,7 @@ from app.storage.objects import TEMPORARY_SECONDS
 from app.tables import (
     Certificate,
     ErasureRequest,
+    Hold,
     IdempotencyKey,
     Job,
     Model,
@@ -196,19 +197,48 @@ def test_the_files_of_what_has_ended_are_removed_and_no_others(
     assert housekeeping.clear_work(context) == 0
 
 
+def test_the_sweeper_warns_of_a_date_and_lets_an_old_hold_go(
+    context: Context, transaction: Transaction
+) -> None:
+    now = context.clock()
+    with transaction() as session:
+        line_id, _ = model(session)
+        line = session.get_one(Model, line_id)
+        request = ErasureRequest(
+            id=new_id(), state="triage", submitted_by=line.created_by, received_at=now, received_on=now.date(),
+            due_on=now.date(), due_at=now, due_without_pause=now.date() - timedelta(days=9),
+            internal_target=now.date(), calendar="none", legal_hold=True,
+        )  # fmt: skip
+        session.add(request)
+        session.flush()
+        session.add(
+            Hold(
+                id=new_id(), request_id=request.id, reason="regulator", placed_by=line.created_by,
+                expires_at=now - timedelta(seconds=1),
+            )
+        )  # fmt: skip
+    assert housekeeping.warn_of_deadlines(context) == 1
+    assert housekeeping.warn_of_deadlines(context) == 0, "each warning is given once"
+    assert housekeeping.end_holds(context) == 1
+    assert housekeeping.end_holds(context) == 0
+    with transaction() as session:
+        row = session.get_one(ErasureRequest, request.id)
+        assert (row.alerted_days, row.legal_hold) == (0, False)
+
+
 def _certificate(session: Session, line: Model, version_id: UUID, **values: object) -> UUID:
     """Insert a certificate whose opening nobody has fetched."""
     now = func.now()
     job = Job(id=new_id(), model_id=line.id, parent_id=version_id, seed=1, state="concluded")
     request = ErasureRequest(
         id=new_id(), state="completed", submitted_by=line.created_by, received_at=now, received_on=now,
-        due_on=now, due_at=now, calendar="none",
+        due_on=now, due_at=now, due_without_pause=now, internal_target=now, calendar="none",
     )  # fmt: skip
     session.add_all((job, request))
     session.flush()
     certificate = Certificate(
         id=uuid4(), request_id=request.id, model_id=line.id, job_id=job.id, attempt=1, version_id=version_id,
-        level="exact", pae_sha256=uuid4().hex, envelope=b"", evidence=b"", manifest=b"",
+        level="exact", pae_sha256=uuid4().hex, envelope=b"", evidence=b"", manifest=b"", place=0,
         opening={"nonce": "n"}, **values,
     )  # fmt: skip
     session.add(certificate)

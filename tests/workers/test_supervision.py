@@ -181,7 +181,7 @@ def test_without_a_database_the_clock_fences(
     def unreachable(*_: object, **__: object) -> bool:
         raise ConnectionError
 
-    monkeypatch.setattr("app.jobs.service.renew_lease", unreachable)
+    monkeypatch.setattr("app.jobs.leases.renew", unreachable)
     began = time.monotonic()
     assert ours.answer(Stage.PREPARE, version_id, bell=False) is Ended.FENCED
     assert time.monotonic() - began < settings.lease_seconds

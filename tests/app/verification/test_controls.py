@@ -7,7 +7,7 @@ from fractions import Fraction
 import pytest
 
 from app.verification import controls
-from app.verification.measurements import BatchEvidence, Control
+from app.verification.measurements import Answer, BatchEvidence, Control, EarlierBatch
 from tests.app.verification import builders
 from tests.app.verification.builders import FORM, control
 
@@ -168,8 +168,41 @@ def test_other_ways_to_fail_the_utility_gate() -> None:
     assert controls.utility(evidence, POLICY).reasons == ()
     neighbours = replace(evidence, neighbour_rise=Decimal("0.051"))
     assert controls.utility(neighbours, POLICY).reasons == ("neighbour_rise",)
-    degenerate = replace(evidence, degenerate_rise=Decimal("0.02"))
-    assert controls.utility(degenerate, POLICY).reasons == ("degenerate_rise",)
+
+
+def stammering(count: int, *, of: int) -> tuple[Answer, ...]:
+    return tuple(
+        Answer(key=f"item-{n}", degenerate_before=False, degenerate_after=n < count) for n in range(of)
+    )
+
+
+@pytest.mark.parametrize(
+    ("count", "of", "fails"),
+    [(0, 64, False), (1, 64, False), (8, 64, True), (10, 1000, False), (11, 1000, True)],
+)
+def test_a_model_that_has_begun_to_stammer_is_not_served(count: int, of: int, *, fails: bool) -> None:
+    """On few answers the rise must stand clear of its own noise; on a thousand the limit is the limit."""
+    evidence = replace(builders.evidence(), answers={builders.FORM: stammering(count, of=of)})
+    found = controls.utility(evidence, POLICY)
+    assert found.degenerate_rise is not None
+    assert found.degenerate_rise.drop == Fraction(count, of)
+    assert found.reasons == (("degenerate_rise",) if fails else ())
+
+
+@pytest.mark.parametrize(
+    ("back", "others", "failed", "breaks"),
+    [(0, 0, 0, False), (1, 0, 0, True), (1, 73, 0, False), (2, 73, 0, True), (1, 73, 1, True)],
+)
+def test_a_batch_that_comes_back_breaks_its_bound(
+    back: int, others: int, failed: int, *, breaks: bool
+) -> None:
+    """20 of its own and 73 others carry one failure (1 of 93), and not two."""
+    planted = tuple(builders.control(f"{n}", after="2" if n < back else "0") for n in range(20))
+    batch = EarlierBatch(
+        job="before", sentinels={builders.FORM: planted}, others=others, others_failed=failed
+    )
+    evidence = replace(builders.evidence(), earlier=(batch,))
+    assert controls.resurfaced_batches(evidence, POLICY) == (("before",) if breaks else ())
     drifted = replace(evidence, utility_from_anchor={FORM: builders.items(1000, lost=31)})
     assert controls.utility(drifted, POLICY).reasons == ("utility_drop_anchor",)
     unmeasured = builders.evidence(utility=())

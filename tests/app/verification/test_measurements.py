@@ -91,13 +91,16 @@ def test_a_request_is_read_from_both_files() -> None:
 
 
 def test_the_batch_is_read_from_the_same_files() -> None:
+    after = copy.deepcopy(AFTER)
+    after["utility"] |= {"neighbours": ["item-1"], "degenerate": {"item-2": True, "item-9": True}}
+    before = copy.deepcopy(BEFORE)
+    before["utility"] |= {"degenerate": {"item-1": False, "item-2": False}}
     found = batch_evidence(
-        [BEFORE],
-        [AFTER],
+        [before],
+        [after],
         forms=["float32/none"],
         sentinel_failures_before=1,
         sentinels_before=40,
-        neighbours=["item-1"],
         subjects={"item-0": "somebody"},
         anchor=[BEFORE],
     )
@@ -115,6 +118,8 @@ def test_the_batch_is_read_from_the_same_files() -> None:
         "item-3",
     ]
     assert found.utility_from_anchor == found.utility
+    [answer] = found.answers["float32/none"]
+    assert (answer.key, answer.degenerate_before, answer.degenerate_after) == ("item-2", False, True)
     assert (found.sentinel_failures_before, found.sentinels_before) == (1, 40)
 
 

@@ -17,6 +17,7 @@ from app.verification.forms import predicted_residual
 from app.verification.measurements import (
     BatchEvidence,
     Blind,
+    EarlierBatch,
     FormReadings,
     Guarantee,
     MethodFacts,
@@ -363,6 +364,16 @@ def test_what_blocks_a_batch(evidence: BatchEvidence, reason: str) -> None:
     assert batch({"a": VERIFIED}, evidence=evidence) == ("block", ("a",), (reason,))
 
 
+@pytest.mark.parametrize("guarantee", ["approximate", "exact"])
+def test_a_regression_of_an_earlier_erasure_blocks_a_batch_of_any_engine(guarantee: Guarantee) -> None:
+    back = tuple(builders.control(f"{n}", after="2" if n == 0 else "0") for n in range(20))
+    again = EarlierBatch(job="before", sentinels={FORM: back}, others=0, others_failed=0)
+    evidence = replace(builders.evidence(), earlier=(again,))
+    method = builders.method(guarantee)
+    clean = judged(trained(), CLEARED, method=method)
+    assert batch({"a": clean}, method, evidence=evidence) == ("block", ("a",), ("earlier_resurfaced",))
+
+
 def test_an_unmeasured_form_blocks_a_batch() -> None:
     evidence = builders.evidence(forms=(FORM, "int8"))
     unmeasured = judged(trained(), CLEARED, evidence=evidence)
@@ -497,6 +508,7 @@ LOOSE = builders.policy(
     sentinels_per_batch=2,
     blind="0.3",
     blind_cap="0.2",
+    audit_alpha="0.1",
 )
 """Tests that ten people can make fire, so that small random inputs reach every row."""
 

@@ -177,6 +177,7 @@ def test_every_reason_has_plain_words() -> None:
         if isinstance(key, ast.Constant) and isinstance(key.value, str)
     }
     of_the_batch = {"selected", "below_assurance_min", "exact_but_detected", "sentinel_failed"}
+    of_the_batch |= {"earlier_resurfaced"}
     levels_and_verdicts = {*verdict.LEVELS, *"VINF", *verdict.CEILING}
     assert written - of_the_batch - levels_and_verdicts == wording.REASONS.keys()
 
