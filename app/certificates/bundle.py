@@ -4,6 +4,12 @@
     certificate.sigstore.json    the same with the P-256 signature alone, for Sigstore's tools
     manifest.json                the version's manifest, byte for byte: the first subject
     certificate.tlog-proof       where it stands in the public log, and the log's signed root
+    publication.dsse.json        the statement that its version, or a later one of the line, went live
+    publication.tlog-proof       where that stands in the log
+    continuity.json              that the published version honours the certificate, and dropped nothing
+    status.dsse.json             which certificates do not stand, on the day the bundle was made
+    model.sig                    the version's files, signed for `model_signing`
+    timestamp.tsr                when an authority saw the Ed25519 signature, where one is asked
     HOWTO-VERIFY.md              how, with which commands, and what to get from elsewhere
     opening.json                 in the requester's copy only: nonces and proofs
 
@@ -16,10 +22,11 @@ import io
 import zipfile
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 from uuid import UUID
 
-from app.certificates import check
+from app.certificates import check, status
 from app.signing import canonical, envelope
 
 DATE = (1980, 1, 1, 0, 0, 0)
@@ -57,12 +64,13 @@ def assemble(
     p256_keyids: Collection[str],
     certificate_id: UUID,
     issuer: str,
-    proof: bytes | None = None,
+    members: Mapping[str, bytes] = MappingProxyType({}),
+    stamp: bytes | None = None,
     opening: Mapping[str, Any] | None = None,
 ) -> bytes:
     """Return a certificate's bundle; with `opening` it is the requester's copy.
 
-    `proof` is the log's, for whoever trusts an issuer that keeps one.
+    `members` are what is not made here: proofs, publication, status. `stamp` is over the P-256 signature.
 
     `p256_keyids` are the issuer's P-256 keys, old ones included: the one that signed goes into the
     Sigstore bundle.
@@ -71,17 +79,17 @@ def assemble(
     by = [keyid for keyid in envelope.signatures_of(signed) if keyid in p256_keyids]
     if len(by) != 1:
         raise ValueError("exactly one of the issuer's P-256 keys must have signed")
-    members = {
+    stamps = [] if stamp is None else [stamp]
+    whole = {
+        **members,
         check.CERTIFICATE: envelope_bytes,
-        check.SIGSTORE: canonical.encode(envelope.sigstore_bundle(signed, by[0])),
+        check.SIGSTORE: canonical.encode(envelope.sigstore_bundle(signed, by[0], stamps=stamps)),
         check.MANIFEST: manifest,
         check.HOWTO: how_to_verify(certificate_id=certificate_id, issuer=issuer).encode(),
     }
-    if proof is not None:
-        members[check.PROOF] = proof
     if opening is not None:
-        members[check.OPENING] = canonical.encode(opening)
-    return write(members)
+        whole[check.OPENING] = canonical.encode(opening)
+    return write(whole)
 
 
 def checker() -> bytes:
@@ -96,6 +104,7 @@ def how_to_verify(*, certificate_id: UUID, issuer: str) -> str:
         issuer=issuer,
         checker=hashlib.sha256(checker()).hexdigest(),
         predicate_type=check.PREDICATE_TYPE,
+        status=status.url(issuer),
     )
 
 
@@ -120,6 +129,7 @@ whoever forges a certificate also forges the instructions.
 
     python check.py {bundle} --trust trust.json
     python check.py {bundle} --trust trust.json --model DIR    # DIR: the model's files
+    python check.py {bundle} --trust trust.json --status FILE  # FILE: today's {status}
 
 Exit code 0: valid. 1: invalid. 2: unreadable. 3: consistent, but nobody was authenticated (no
 `--trust`). 4: the status is stale or missing. 5: revoked. Read the sentence and the limits it prints:
@@ -151,4 +161,8 @@ the one above. Sigstore's format, P-256 only, the signature and the first subjec
     cosign verify-blob-attestation --key p256.pem --bundle certificate.sigstore.json \\
       --type {predicate_type} \\
       --insecure-ignore-tlog manifest.json
+
+The model's files, with `pip install model-signing` (DIR: as for `--model`):
+
+    model_signing verify key DIR --signature model.sig --public_key p256.pem
 """

@@ -1,10 +1,11 @@
 """Check an erasure certificate offline. One file: Python 3.11 and `cryptography`.
 
-    python check.py FILE.zip --trust trust.json [--model DIR] [--at TIME] [--json]
+    python check.py FILE.zip --trust trust.json [--status FILE] [--model DIR] [--at TIME] [--json]
 
 Twelve numbered steps, listed in `check`. Exit: 0 valid, 1 invalid, 2 unreadable, 3 consistent but nobody
 authenticated (no --trust), 4 status stale or missing, 5 revoked. The answer is worth as much as this file
-and the trust file: get both from elsewhere. Over 400 lines, as step 6 checks a log and asks no program.
+and the trust file: get both from elsewhere. Over 400 lines, as it checks a log, a list of revocations and
+a list of versions, and asks no program.
 """
 
 import argparse
@@ -22,6 +23,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
@@ -29,9 +31,15 @@ VALID, INVALID, UNREADABLE, UNAUTHENTICATED, STATUS_STALE, REVOKED = range(6)
 RESULTS = "valid", "invalid", "unreadable", "consistent, issuer not authenticated", "status stale", "revoked"
 CERTIFICATE, SIGSTORE, MANIFEST = "certificate.dsse.json", "certificate.sigstore.json", "manifest.json"
 HOWTO, OPENING, PROOF = "HOWTO-VERIFY.md", "opening.json", "certificate.tlog-proof"
-REQUIRED, OPTIONAL = {CERTIFICATE, SIGSTORE, MANIFEST}, {HOWTO, OPENING, PROOF}
+PUBLICATION, PUBLICATION_PROOF = "publication.dsse.json", "publication.tlog-proof"
+CONTINUITY, STATUS = "continuity.json", "status.dsse.json"
+STAMP, MODEL_SIGNATURE = "timestamp.tsr", "model.sig"
+REQUIRED, PUBLISHED = {CERTIFICATE, SIGSTORE, MANIFEST}, {PUBLICATION, PUBLICATION_PROOF, CONTINUITY}
+OPTIONAL = {HOWTO, OPENING, PROOF, *PUBLISHED, STATUS, MODEL_SIGNATURE, STAMP}
 MEMBER_BYTES_MAX, BUNDLE_BYTES_MAX, SKEW_MAX = 16 << 20, 64 << 20, timedelta(minutes=5)  # of two clocks
-PREDICATE_TYPE = "https://lethe.example/attestation/erasure-certificate/v1"
+STATUS_MAX = timedelta(days=7)  # or a key that was stolen after its end could promise for ever
+TYPES = "https://lethe.example/attestation/"
+PREDICATE_TYPE = TYPES + "erasure-certificate/v1"
 PAYLOAD_TYPE, ED25519, P256 = "application/vnd.in-toto+json", "ed25519", "ecdsa-p256"
 # fmt: off
 LEVELS = {  # highest first: the verdicts it may stand on (`exact` rests on the process), what it says
@@ -75,8 +83,18 @@ PREDICATE = {
 STATEMENT = {"_type": r"https://in-toto\.io/Statement/v1", "predicateType": re.escape(PREDICATE_TYPE),
              "subject": [{"name": TEXT, **OF}], "predicate": PREDICATE}
 ENVELOPE = {"payload": BASE64, "payloadType": re.escape(PAYLOAD_TYPE), "signatures": [SIGNATURE]}
-KEY = {"keyid": HEX, "algorithm": TEXT, "pem": r"[\n -~]+", "notBefore": (TIME,), "notAfter": (TIME,)}
-TRUST = {"issuer": TEXT, "keys": [KEY], "log": ({"policy": r"[\t\n -~]{1,99999}"},)}
+KEY = {"keyid": HEX, "algorithm": TEXT, "pem": r"[\n -~]+", "notBefore": (TIME,), "notAfter": (TIME,),
+       "notTrustedAfter": (TIME,)}
+TRUST = {"issuer": TEXT, "keys": [KEY], "log": ({"policy": r"[\t\n -~]{1,99999}"},), "status": (TEXT,),
+         "tsa": (r"[\n -~]+",)}
+LISTED = {"producedOn": TIME, "nextUpdate": TIME,
+          "revoked": [{"certificateId": URN, "reason": "[a-z-]+", "since": TIME}]}
+VERSION = {"model": TEXT, "erasureEpoch": int, "cumulative": {"root": HEX, "size": int}, "publishedOn": TIME,
+           "forms": [{"form": TEXT, **OF}], "replicas": {"count": int, "attestationsRoot": HEX},
+           "previous": [{**OF, "state": "quarantined", "role": "served|anchor", "destroyBy": (DAY,)}],
+           "reaudit": ({"unit": "sentinel", "checked": int, "failed": int},)}
+CONTINUED = {"version": "lethe/continuity/1", "certificateId": URN, "index": int, "inclusion": [HEX],
+             "consistency": [HEX]}
 HASH, COUNT = "[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=", "0|[1-9][0-9]{0,18}"
 RECORD = {"canonicalSha256": HEX, "nonce": HEX, "index": int, "proof": [HEX]}
 OPENED = {"version": "lethe/opening/1", "certificateId": URN, "paeSha256": HEX,
@@ -84,6 +102,10 @@ OPENED = {"version": "lethe/opening/1", "certificateId": URN, "paeSha256": HEX,
 TENSOR = {"dtype": "[A-Z0-9_]+", "shape": [int], "data_offsets": [int]}
 # fmt: on
 Outcome = tuple[str, str, Any]  # of a step: its state, what it found, what the later steps use
+
+
+class Refused(ValueError):  # noqa: N818  it is named for what it tells the caller
+    """A refusal with an exit code of its own, beside its words."""
 
 
 @dataclass
@@ -104,6 +126,8 @@ class Report:
             except Exception as reason:  # noqa: BLE001  hostile bytes raise a dozen kinds; all are refusals
                 state, detail = "failed", f"{reason}" or type(reason).__name__
                 self.failed, self.exit_code = number, UNREADABLE if number <= 2 else INVALID
+                if isinstance(reason, Refused):
+                    self.exit_code, detail = reason.args
         self.steps.append({"number": number, "name": name, "state": state, "detail": detail})
         return value
 
@@ -118,19 +142,31 @@ class Report:
         return "\n".join("".join(c if c.isprintable() else "?" for c in line) for line in lines)
 
 
-def check(data: bytes, trust: Any = None, *, model: Path | None = None, at: datetime | None = None) -> Report:
-    """Check a bundle against the content of a trust file; `model` is a directory, `at` defaults to now."""
-    report = Report(exit_code=UNAUTHENTICATED if trust is None else VALID)
+def check(
+    data: bytes,
+    trust: Any = None,
+    *,
+    model: Path | None = None,
+    at: datetime | None = None,
+    status: Any = None,
+) -> Report:
+    """Check a bundle against the content of a trust file; `model` is a directory, `at` defaults to now.
+
+    `status` are the bytes of another status statement than the bundle's: it is enough to be in one list.
+    """
+    report, now = Report(exit_code=UNAUTHENTICATED if trust is None else VALID), at or datetime.now(UTC)
+    latest = instant(now.replace(tzinfo=now.tzinfo or UTC) + SKEW_MAX)
     keys = report.attempt(1, "trust", read_trust, trust)
     members = report.attempt(2, "bundle", read_bundle, data) or {}
     signed: Any = report.attempt(3, "signatures", check_signatures, members, keys) or (b"", "", {})
     statement = report.attempt(4, "statement", check_statement, signed[0], trust)
     report.attempt(5, "subjects", check_subjects, statement, members, model)
-    seen = report.attempt(6, "log", check_log, statement, signed[1], members, trust) or {}
-    report.attempt(7, "publication", lambda: ("not checked", "this issuer states no publication", None))
-    report.attempt(8, "status", lambda: ("not checked", "this issuer keeps no list of revocations", None))
-    report.attempt(9, "time", check_time, statement, signed[2], seen, at or datetime.now(UTC))
-    report.attempt(10, "timestamps", lambda: ("not checked", "no RFC 3161 time stamp and no replay", None))
+    seen = report.attempt(6, "log", check_log, statement, signed[1], members, trust)
+    report.attempt(7, "publication", check_publication, statement, members, keys, trust, latest)
+    report.attempt(8, "status", check_status, statement, members, keys, trust, status, latest)
+    stamp = report.attempt(10, "timestamps", check_stamps, members, signed[2], trust)  # step 9 may need it
+    report.attempt(9, "time", check_time, statement, signed[2], seen or stamp or {}, latest)
+    report.steps.sort(key=lambda step: int(step["number"]))
     report.attempt(11, "opening", check_opening, statement, signed[1], members)
     report.claim = report.attempt(12, "assurance", state_assurance, statement, signed[1]) or {}
     return report
@@ -164,35 +200,57 @@ def read_bundle(data: bytes) -> Outcome:
             raise ValueError("every member must be there once, and not compressed")
         if len(data) > BUNDLE_BYTES_MAX or max(sizes.values()) > MEMBER_BYTES_MAX:
             raise ValueError("the bundle is too large")
-        return "passed", f"{len(sizes)} members ({HOWTO} not covered)", {n: archive.read(n) for n in sizes}
+        return (
+            "passed",
+            f"{len(sizes)} members ({HOWTO} and {MODEL_SIGNATURE} not covered)",
+            {n: archive.read(n) for n in sizes},
+        )
 
 
 def check_signatures(members: dict[str, bytes], keys: dict[str, Any] | None) -> Outcome:
     """3. Signatures: one trusted key of each algorithm over the PAE; the Sigstore copy says the same."""
-    envelope = loads(members[CERTIFICATE], compact=True)
-    fits(envelope, ENVELOPE, CERTIFICATE)
-    payload = base64.b64decode(envelope["payload"])
-    pae = b"DSSEv1 %d %b %d %b" % (len(PAYLOAD_TYPE), PAYLOAD_TYPE.encode(), len(payload), payload)
-    identity = sha256(pae).hex()
+    payload, identity, signed = open_envelope(members[CERTIFICATE], keys, CERTIFICATE)
     if keys is None:
         return "not checked", f"no trusted keys; {SIGSTORE} not compared", (payload, identity, {})
-    signed: dict[str, Any] = {}
+    copy = loads(members[SIGSTORE], compact=True)
+    stamp = copy["verificationMaterial"].pop("timestampVerificationData", None)
+    if copy != sigstore(payload, signed[P256][0], signed[P256][0]["keyid"]):
+        raise ValueError(f"{SIGSTORE} is not the same statement with the {P256} signature alone")
+    if stamp is not None:
+        fits(stamp, {"rfc3161Timestamps": [{"signedTimestamp": BASE64}]}, SIGSTORE)
+        signed["stamps"] = [base64.b64decode(each["signedTimestamp"]) for each in stamp["rfc3161Timestamps"]]
+    return "passed", f"{ED25519} and {P256}, paeSha256 {identity}", (payload, identity, signed)
+
+
+def open_envelope(data: bytes, keys: Any, where: str) -> tuple[bytes, str, dict[str, Any]]:
+    """Return payload, identity and signatures by algorithm; both are demanded if there are trusted keys."""
+    envelope = loads(data, compact=True)
+    fits(envelope, ENVELOPE, where)
+    payload, signed = base64.b64decode(envelope["payload"]), dict[str, Any]()
     for each in envelope["signatures"]:
-        if each["keyid"] in keys:  # any other counts for nothing
+        if each["keyid"] in (keys or {}):  # any other counts for nothing
             key, scheme, entry = keys[each["keyid"]]
             if entry["algorithm"] in signed:
-                raise ValueError(f"two {entry['algorithm']} signatures, and a key counts once")
-            key.verify(base64.b64decode(each["sig"]), pae, *scheme)  # raises InvalidSignature
+                raise ValueError(f"two {entry['algorithm']} signatures in {where}, and a key counts once")
+            key.verify(base64.b64decode(each["sig"]), pae(payload), *scheme)  # raises InvalidSignature
             signed[entry["algorithm"]] = each, entry
-    if missing := {ED25519, P256} - set(signed):
+    if keys is not None and (missing := {ED25519, P256} - set(signed)):
         raise ValueError(f"no signature by a trusted key: {', '.join(sorted(missing))}")
-    alone = {**envelope, "signatures": [signed[P256][0]]}
-    material = {"publicKey": {"hint": signed[P256][0]["keyid"]}, "tlogEntries": []}
+    return payload, sha256(pae(payload)).hex(), signed
+
+
+def pae(payload: bytes) -> bytes:
+    """Return what is signed: type and payload, each behind its length."""
+    return b"DSSEv1 %d %b %d %b" % (len(PAYLOAD_TYPE), PAYLOAD_TYPE.encode(), len(payload), payload)
+
+
+def sigstore(payload: bytes, signature: Any, hint: str) -> dict[str, Any]:
+    """Return the Sigstore bundle v0.3 of a payload with one signature."""
+    text = base64.b64encode(payload).decode()
+    envelope = {"payload": text, "payloadType": PAYLOAD_TYPE, "signatures": [signature]}
+    material = {"publicKey": {"hint": hint}, "tlogEntries": []}
     kind = "application/vnd.dev.sigstore.bundle.v0.3+json"
-    copy = {"mediaType": kind, "dsseEnvelope": alone, "verificationMaterial": material}
-    if loads(members[SIGSTORE], compact=True) != copy:
-        raise ValueError(f"{SIGSTORE} is not the same statement with the {P256} signature alone")
-    return "passed", f"{' and '.join(sorted(signed))}, paeSha256 {identity}", (payload, identity, signed)
+    return {"mediaType": kind, "dsseEnvelope": envelope, "verificationMaterial": material}
 
 
 def check_statement(payload: bytes, trust: Any) -> Outcome:
@@ -216,15 +274,17 @@ def check_statement(payload: bytes, trust: Any) -> Outcome:
 def check_subjects(statement: Any, members: dict[str, bytes], model: Path | None) -> Outcome:
     """5. Subjects: the manifest is the one meant, its layers are the files named, the files are those."""
     subjects = [(each["name"], each["digest"]["sha256"]) for each in statement["subject"]]
-    digest = sha256(members[MANIFEST]).hex()
+    digest, said = sha256(members[MANIFEST]).hex(), statement["predicate"]["model"]
     if subjects[:1] != [(MANIFEST, digest)]:
         raise ValueError(f"the certificate is about another model than that of manifest {digest}")
     entries = [(each["annotations"], each["digest"]) for each in loads(members[MANIFEST])["layers"]]
     layers = [(notes["org.cncf.model.filepath"], digest.removeprefix("sha256:")) for notes, digest in entries]
     if subjects[1:] != layers or len(dict(layers)) != len(layers):
         raise ValueError("the layers of the manifest are not the files of the certificate")
+    if said.get("omsRoot") not in (None, sha256(*(bytes.fromhex(each) for _, each in sorted(layers))).hex()):
+        raise ValueError("omsRoot is not that of the files")
     if model is None:
-        return "passed", f"manifest {digest}, {len(layers)} files (no --model to compare them with)", None
+        return "passed", f"manifest {digest}, {len(layers)} files (no --model to compare with)", None
     files = {path.relative_to(model).as_posix(): path for path in model.rglob("*") if path.is_file()}
     if wrong := set(files) ^ set(dict(layers)):
         raise ValueError(f"the model has not exactly the certified files: {', '.join(sorted(wrong))}")
@@ -237,9 +297,9 @@ def check_subjects(statement: Any, members: dict[str, bytes], model: Path | None
             raise ValueError(f"{name} is not the certified file")
         tensors |= read_tensors(data) if name.endswith(".safetensors") else {}
     root = merkle_root([sha256(b"\0", tensors[name]) for name in sorted(tensors)])
-    if root.hex() != statement["predicate"]["model"]["tensorRoot"]:
+    if root.hex() != said["tensorRoot"]:
         raise ValueError("the tensors are not the certified ones")
-    return "passed", f"manifest {digest}, all {len(layers)} files and the tensor root as in the model", None
+    return "passed", f"manifest {digest}, all {len(layers)} files and tensor root as in the model", None
 
 
 def read_tensors(data: memoryview) -> dict[bytes, bytes]:
@@ -260,20 +320,25 @@ def check_log(statement: Any, pae_sha256: str, members: dict[str, bytes], trust:
     if trust is None or trust.get("log") is None:
         uncovered = f" ({PROOF} not covered)" * (PROOF in members)
         return "not checked", ("this issuer keeps no log" if trust else "no trust file") + uncovered, None
-    if PROOF not in members:
-        raise ValueError(f"not logged: the trust file names a log, and the bundle holds no {PROOF}")
-    form = rf"c2sp[.]org/tlog-proof@v1\nindex ({COUNT})((?:\n{HASH})*)\n\n((?s:.+))"
-    index, path, note = parts(form, members[PROOF].decode(), PROOF)
-    origin, size, root, seen = open_checkpoint(note, *read_policy(trust["log"]["policy"]))
     subject = statement["subject"][0]["digest"]["sha256"]
-    entry = (
-        f'{{"kind":"erasure-certificate/v1","paeSha256":"{pae_sha256}","subject":"{subject}"}}'  # RFC 8785
-    )
+    return "passed", *logged("erasure-certificate/v1", pae_sha256, subject, members, PROOF, trust)
+
+
+def logged(
+    kind: str, pae_sha256: str, subject: str, members: Any, member: str, trust: Any
+) -> tuple[str, Any]:
+    """Return where in the log a statement stands, and who saw it when."""
+    if member not in members:
+        raise ValueError(f"not logged: the trust file names a log, and the bundle holds no {member}")
+    form = rf"c2sp[.]org/tlog-proof@v1\nindex ({COUNT})((?:\n{HASH})*)\n\n((?s:.+))"
+    index, path, note = parts(form, members[member].decode(), member)
+    origin, size, root, seen = open_checkpoint(note, *read_policy(trust["log"]["policy"]))
+    entry = f'{{"kind":"{kind}","paeSha256":"{pae_sha256}","subject":"{subject}"}}'  # RFC 8785
     leaf = sha256(b"\0", entry.encode())
     if inclusion_root(int(index), size, leaf, [base64.b64decode(each) for each in path.split()]) != root:
-        raise ValueError(f"the certificate is not entry {index} of the {size} that {origin} has signed")
+        raise ValueError(f"{kind} is not entry {index} of the {size} that {origin} has signed")
     by = f"{', '.join(sorted(seen)) or 'nobody'}{' (an operator-signed log)' * (len(seen) < 2)}"
-    return "passed", f"entry {index} of {size} in {origin}, cosigned by {by}", seen
+    return f"entry {index} of {size} in {origin}, cosigned by {by}", seen
 
 
 def open_checkpoint(note: str, keys: Any, enough: Any) -> tuple[str, int, bytes, dict[str, int]]:
@@ -337,18 +402,120 @@ def parts(pattern: str, text: str, where: str) -> tuple[str, ...]:
     return found.groups()
 
 
-def check_time(statement: Any, signers: dict[str, Any], seen: dict[str, int], now: datetime) -> Outcome:
-    """9. Time: not of the future, and both keys valid when it was signed and when witnesses saw it."""
-    latest = (now.replace(tzinfo=now.tzinfo or UTC) + SKEW_MAX).astimezone(UTC)
+def check_publication(statement: Any, members: Any, keys: Any, trust: Any, latest: str) -> Outcome:
+    """7. Publication: this version or a later one of the line was served, and honours this certificate."""
+    mine, urn = statement["predicate"]["model"], statement["predicate"]["certificateId"]
+    if keys is None or not (PUBLISHED & set(members) or status_list(statement, trust)):
+        return "not checked", "this issuer states no publication" if trust else "no trusted keys", None
+    if missing := {PUBLICATION, CONTINUITY} - set(members):
+        raise ValueError(f"not published: the bundle holds no {', '.join(sorted(missing))}")
+    said, subject, identity, signed = open_statement(members[PUBLICATION], keys, "publication/v1", VERSION)
+    version, seen, where = subject["digest"]["sha256"], dict[str, int](), f"{PUBLICATION_PROOF} not covered"
+    if trust.get("log"):
+        where, seen = logged("publication/v1", identity, version, members, PUBLICATION_PROOF, trust)
+    timely(signed, said["publishedOn"], seen, latest)
+    epochs, same = said["erasureEpoch"] - mine["erasureEpoch"], subject == statement["subject"][0]
+    if (subject["name"], said["model"]) != (MANIFEST, mine["line"]) or epochs < (not same):
+        raise ValueError(f"version {version} of {said['model']} is not this one or a later one of the line")
+    shown, (size, root) = loads(members[CONTINUITY]), (said["cumulative"][name] for name in ("size", "root"))
+    fits(shown, CONTINUED, CONTINUITY)
+    paths = [list(map(bytes.fromhex, shown[name])) for name in ("inclusion", "consistency")]
+    found = inclusion_root(shown["index"], size, sha256(b"\0", urn.encode()), paths[0]).hex()
+    if (shown["certificateId"], found) != (urn, root):
+        raise ValueError(f"version {version} does not list this certificate among those it honours")
+    if before := mine.get("cumulative"):
+        roots = consistency_roots(before["size"], size, bytes.fromhex(before["root"]), paths[1])
+        if [each.hex() for each in roots] != [before["root"], root]:
+            raise ValueError(f"version {version} dropped something that this one honoured")
+    elif paths[1]:
+        raise ValueError("a proof of consistency with nothing")
+    which = "this version" if epochs == 0 else f"version {version}, {epochs} erasure epochs later,"
+    return "passed", f"{which} was made live on {said['publishedOn']}; {where}", None
+
+
+def status_list(statement: Any, trust: Any) -> Any:
+    """Return where revocations are listed, by the certificate's word or the trust file's."""
+    return statement["predicate"]["status"]["list"] or (trust or {}).get("status")
+
+
+def check_status(statement: Any, members: Any, keys: Any, trust: Any, newer: Any, latest: str) -> Outcome:
+    """8. Status: a fresh statement of the issuer, which does not list the certificate."""
+    given = [each for each in (members.get(STATUS), newer) if each is not None]
+    if keys is None or not (given or status_list(statement, trust)):
+        return "not checked", "this issuer keeps no list of revocations" if trust else "no trusted keys", None
+    issuer, valid = trust["issuer"], ("", "")
+    about = {"name": issuer, "digest": {"sha256": sha256(issuer.encode()).hex()}}
+    for each in given:
+        said, subject, _, signed = open_statement(each, keys, "certificate-status/v1", LISTED)
+        timely(signed, said["producedOn"], {}, latest)
+        longest = instant(datetime.fromisoformat(said["producedOn"]) + STATUS_MAX)
+        if subject != about or said["nextUpdate"] > longest:
+            raise ValueError(f"a status statement of {subject['name']}, or for over {STATUS_MAX.days} days")
+        for entry in said["revoked"]:
+            if entry["certificateId"] == statement["predicate"]["certificateId"]:
+                raise Refused(REVOKED, f"revoked since {entry['since']}: {entry['reason']}")
+        valid = max(valid, (said["producedOn"], said["nextUpdate"]))
+    if valid[1] <= instant(datetime.fromisoformat(latest) - SKEW_MAX):
+        old = f"the newest status was due until {valid[1]}" if given else "there is no status statement"
+        raise Refused(STATUS_STALE, f"{old}; get one from {status_list(statement, trust)} for --status")
+    return "passed", f"not listed; valid as of {valid[0]}, next update {valid[1]}", None
+
+
+def instant(at: datetime) -> str:
+    """Return a time in the one form in which all are written, so that texts compare as times do."""
+    return f"{at.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
+
+
+def open_statement(data: bytes, keys: Any, kind: str, shape: Any) -> tuple[Any, Any, str, dict[str, Any]]:
+    """Return predicate, subject, identity and signatures of a statement about one thing."""
+    payload, identity, signed = open_envelope(data, keys, kind)
+    statement = loads(payload)
+    fits(statement, {**STATEMENT, "predicateType": re.escape(TYPES + kind), "predicate": shape}, kind)
+    [subject] = statement["subject"]
+    return statement["predicate"], subject, identity, signed
+
+
+def timely(signed: dict[str, Any], stated: str, seen: dict[str, int], latest: str) -> list[str]:
+    """Refuse unless all keys counted at each of these moments; return when others saw it, first to last."""
+    times = [instant(datetime.fromtimestamp(at, UTC)) for at in sorted(seen.values())]
+    keys = [signed[algorithm][1] for algorithm in (ED25519, P256) if algorithm in signed]
+    limits = [("", latest), *((key.get("notBefore"), key.get("notAfter")) for key in keys)]
+    for moment in [stated, *times]:
+        for begin, end in limits:
+            if not (begin or moment) <= moment <= (end or moment):
+                raise ValueError(f"signed on {moment}, not from {begin or 'ever'} to {end or 'ever'}")
+    for end in filter(None, (key.get("notTrustedAfter") for key in keys)):
+        if not times or times[0] > end:
+            raise ValueError(f"a key is not trusted after {end}, and nobody independent saw this before")
+    return times
+
+
+def check_stamps(members: dict[str, bytes], signed: dict[str, Any], trust: Any) -> Outcome:
+    """10. Time stamps: RFC 3161 tokens over both signatures, by an authority that the trust file names."""
+    tokens = [(members[STAMP], ED25519)] if STAMP in members else []
+    tokens += [(each, P256) for each in signed.get("stamps", [])]
+    if not tokens:
+        return "not checked", "no RFC 3161 time stamp and no replay", None
+    if not signed or not trust.get("tsa"):
+        return "not checked", f"{len(tokens)} RFC 3161 time stamps by an authority that is not trusted", None
+    try:
+        import rfc3161_client  # noqa: PLC0415  the one step that needs it, and says so
+    except ImportError:
+        command = f"openssl ts -verify -in {STAMP} -data ED25519.sig -CAfile tsa.pem"
+        return "not checked", f"present; `pip install rfc3161-client`, or {command}", None
+    roots, times = x509.load_pem_x509_certificates(trust["tsa"].encode()), []
+    verifier = rfc3161_client.VerifierBuilder(roots=roots).build()
+    for token, algorithm in tokens:
+        response = rfc3161_client.decode_timestamp_response(token)
+        verifier.verify_message(response, base64.b64decode(signed[algorithm][0]["sig"]))
+        times.append(int(response.tst_info.gen_time.timestamp()))
+    return "passed", f"{len(tokens)} RFC 3161 tokens by the trusted authority", {"RFC 3161": max(times)}
+
+
+def check_time(statement: Any, signers: dict[str, Any], seen: dict[str, int], latest: str) -> Outcome:
+    """9. Time: not of the future, and both keys counted when it was signed and when others saw it."""
     text, by = statement["predicate"]["issuedOn"], ", ".join(sorted(seen))
-    ends = [f"{datetime.fromtimestamp(at, UTC):%Y-%m-%dT%H:%M:%SZ}" for at in sorted(seen.values())]
-    limits = [(key.get("notBefore"), key.get("notAfter")) for _, key in signers.values()]
-    for moment in [text, *ends]:
-        for begin, end in [("", f"{latest:%Y-%m-%dT%H:%M:%SZ}"), *limits]:
-            if not (begin or moment) <= moment <= (end or moment):  # all are UTC in one form
-                raise ValueError(
-                    f"signed on {moment}, which is not from {begin or 'ever'} to {end or 'ever'}"
-                )
+    ends = timely(signers, text, seen, latest)
     if seen and datetime.fromisoformat(text).timestamp() > min(seen.values()) + SKEW_MAX.total_seconds():
         raise ValueError(f"issued on {text}, and {by} had seen it on {ends[0]}")
     evidence = f"seen by {by} until {ends[-1]}" if seen else "no independent evidence"
@@ -392,7 +559,8 @@ def state_assurance(statement: Any, pae_sha256: str) -> Outcome:
     level, limits = assurance["level"], {code: LIMITATIONS[code] for code in assurance["limitations"]}
     claim = {"certificate_id": predicate["certificateId"], "pae_sha256": pae_sha256, "level": level}
     claim |= {"sentence": LEVELS[level][1], "terms": terms, "limitations": limits}
-    return "passed", f"level {level}, execution {assurance['execution']}", claim
+    older = predicate.get("supersedes") or "no other"  # an identity: the older certificate's paeSha256
+    return "passed", f"level {level}, execution {assurance['execution']}, supersedes {older}", claim
 
 
 def fits(value: Any, shape: Any, where: str) -> None:
@@ -457,21 +625,36 @@ def inclusion_root(index: int, size: int, leaf: bytes, proof: list[bytes]) -> by
     return sha256(b"\1", proof[-1], inclusion_root(index - k, size - k, leaf, proof[:-1]))
 
 
+def consistency_roots(first: int, second: int, old: bytes, proof: Any, whole: int = 1) -> tuple[bytes, bytes]:
+    """Return both roots to which a proof leads: the definition of SUBPROOF (RFC 6962, 2.1.2) backwards."""
+    if not 0 < first <= second or (len(proof) != 1 - whole if first == second else not proof):
+        raise ValueError("a proof has not the form of its path")
+    if first == second:
+        return (old, old) if whole else (proof[0], proof[0])
+    k, last = 1 << ((second - 1).bit_length() - 1), proof[-1]
+    if first <= k:
+        begun, grown = consistency_roots(first, k, old, proof[:-1], whole)
+        return begun, sha256(b"\1", grown, last)
+    begun, grown = consistency_roots(first - k, second - k, old, proof[:-1], 0)
+    return sha256(b"\1", last, begun), sha256(b"\1", last, grown)
+
+
 def main() -> int:
     """Read the arguments, check, print, return the exit code."""
     parser = argparse.ArgumentParser(description="Check an erasure certificate offline.")
     parser.add_argument("bundle", type=Path, metavar="FILE.zip")
     parser.add_argument("--trust", type=Path, help="trust.json, from the issuer and not from the bundle")
+    parser.add_argument("--status", type=Path, metavar="FILE", help="a newer status than the bundle's")
     parser.add_argument("--model", type=Path, metavar="DIR", help="the model's files, to compare")
     parser.add_argument("--at", type=datetime.fromisoformat, metavar="TIME", help="as of then (UTC)")
     parser.add_argument("--json", action="store_true")
     chosen = parser.parse_args()
     try:
-        trust = loads(chosen.trust.read_bytes()) if chosen.trust else None
-        data = chosen.bundle.read_bytes()
+        data, trust = chosen.bundle.read_bytes(), loads(chosen.trust.read_bytes()) if chosen.trust else None
+        status = chosen.status.read_bytes() if chosen.status else None
     except (OSError, ValueError) as reason:
         parser.error(f"unreadable: {reason}")  # which ends with 2
-    report = check(data, trust, model=chosen.model, at=chosen.at)
+    report = check(data, trust, model=chosen.model, status=status, at=chosen.at)
     print(json.dumps(vars(report), indent=1) if chosen.json else report.to_text())
     return report.exit_code
 

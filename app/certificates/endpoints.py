@@ -5,9 +5,9 @@ from uuid import UUID
 
 from fastapi import Response
 
-from app.auth.dependencies import AuditRead, CertificatesRead, CertificatesTake
-from app.certificates import bundle, service
-from app.certificates.schemas import Certificate, CheckReport
+from app.auth.dependencies import AuditRead, CertificatesRead, CertificatesTake, RequestsReview
+from app.certificates import bundle, revoking, service
+from app.certificates.schemas import Certificate, CheckReport, Revocation
 from app.errors import Conflict, Forbidden, NotFound, Unavailable
 from app.http.dependencies import NowDep, RawBodyDep, SessionDep, SettingsDep
 from app.http.problems import responses
@@ -64,12 +64,37 @@ def take_opening(
     return _zip(data, certificate_id)
 
 
+@router.get("/{certificate_id}/continuity", responses=responses(Conflict, Forbidden, NotFound))
+def read_continuity(
+    certificate_id: UUID, session: SessionDep, _caller: CertificatesRead, settings: SettingsDep
+) -> dict[str, Any]:
+    """Show that the newest version of the line honours the certificate, and dropped nothing since."""
+    return service.continuity(session, certificate_id, directory=settings.keys)
+
+
+@router.post(
+    "/{certificate_id}/revocation", status_code=204, responses=responses(Conflict, Forbidden, NotFound)
+)
+def revoke_certificate(
+    certificate_id: UUID, body: Revocation, session: SessionDep, _caller: RequestsReview, now: NowDep
+) -> None:
+    """Say that a certificate does not stand; the public list of these says so within a minute."""
+    revoking.revoke(session, certificate_id, reason=body.reason, at=now)
+
+
 @router.post("/verify", responses=responses(Forbidden, Unavailable))
 def verify_bundle(
-    body: RawBodyDep, _caller: CertificatesRead, settings: SettingsDep, now: NowDep
+    body: RawBodyDep, session: SessionDep, _caller: CertificatesRead, settings: SettingsDep, now: NowDep
 ) -> CheckReport:
     """Run the offline checker on a bundle (the body is the zip), trusting this issuer's keys."""
-    report = service.verify(body, directory=settings.keys, issuer=settings.issuer, at=now)
+    report = service.verify(
+        session,
+        body,
+        directory=settings.keys,
+        issuer=settings.issuer,
+        tsa_roots=settings.tsa_roots,
+        at=now,
+    )
     return CheckReport.model_validate(vars(report))
 
 
@@ -82,7 +107,20 @@ def read_jwks(settings: SettingsDep) -> dict[str, Any]:
 @well_known.get("/lethe-trust.json", responses=responses(Unavailable))
 def read_trust(settings: SettingsDep) -> dict[str, Any]:
     """Show the trust file for the checker; compare its key ids with what you got elsewhere."""
-    return service.trust(directory=settings.keys, issuer=settings.issuer)
+    return service.trust(directory=settings.keys, issuer=settings.issuer, tsa_roots=settings.tsa_roots)
+
+
+@well_known.get("/lethe-status.json", response_class=Response, responses=responses(NotFound))
+def read_status(session: SessionDep) -> Response:
+    """Show which certificates do not stand, signed: what a checker takes as `--status`."""
+    headers = {"Cache-Control": "public, max-age=300", "Access-Control-Allow-Origin": "*"}
+    return Response(service.stated_status(session), media_type="application/json", headers=headers)
+
+
+@well_known.get("/lethe-keys.json")
+def read_stated_keys(settings: SettingsDep) -> dict[str, Any]:
+    """Show every statement about a key, signed by the keys before it: from an old trust file to a new one."""
+    return {"statements": service.stated_keys(directory=settings.keys)}
 
 
 def _zip(data: bytes, certificate_id: UUID) -> Response:

@@ -1,10 +1,10 @@
 """Certificates on the wire."""
 
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 
 from app.http.ids import ModelId, RequestId, VersionId
 
@@ -21,6 +21,21 @@ class Certificate(BaseModel):
     pae_sha256: str
     issued_at: datetime
     released_at: datetime | None
+    supersedes: UUID | None
+    """An older certificate of the same request and model that this one takes the place of."""
+    superseded_by: UUID | None
+    """The one that has taken its place: it is as much as can be said now."""
+    audit: str | None
+    """What a deep audit of it came to: `clean`, `suspected`, `withdrawn`, `insensitive`; `due`, `void`, or
+    nothing where it was not drawn."""
+
+
+class Revocation(BaseModel):
+    """Why a certificate does not stand; the others of these reasons are given by what happens."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    reason: Literal["issued-in-error", "evidence-invalid", "resurfaced", "key-compromise"]
 
 
 class CheckReport(BaseModel):

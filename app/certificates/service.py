@@ -20,26 +20,26 @@ from uuid import UUID, uuid4
 
 from app.audit import events
 from app.audit import service as audit
-from app.certificates import bundle, commitments, statement
-from app.certificates.check import Report, check
+from app.certificates import bundle, check, commitments, publishing, revoking, statement, status, weights
+from app.certificates.check import Report
 from app.certificates.commitments import RecordContent
 from app.certificates.repository import Certificates
 from app.certificates.statement import Evidence, StatementFacts
 from app.erasure import service as erasure
 from app.errors import Conflict, Forbidden, NotFound, Unavailable
 from app.http import ids
-from app.jobs.service import JobView
+from app.jobs.views import JobView
 from app.registry import manifest as manifests
 from app.registry import service as registry
-from app.signing import canonical, envelope, keys
+from app.signing import canonical, envelope, keys, rotation
 from app.storage.database import Session
 from app.storage.objects import ObjectStore
 from app.tables import Certificate
 from app.transparency import entries, tree
 from app.transparency import keys as log_keys
 from app.transparency import service as log
+from app.verification import audits, wording
 from app.verification import service as verification
-from app.verification import wording
 
 OPENING_KEPT = timedelta(days=30)
 LOGGED: Final = "erasure-certificate/v1"
@@ -73,6 +73,12 @@ class Facts:
     decision: Mapping[str, Any]
     measurements: Mapping[str, str]
     """Form to SHA-256 of the stored numbers."""
+    supersedes: tuple[UUID, str] | None
+    """The certificate that the request holds for this model until now, and its identity."""
+    certificate_id: UUID
+    """A version 4, drawn here: the list below names all of the batch."""
+    honoured: tuple[UUID, ...]
+    """What the version is going to honour: all that the served one does, then this batch (C29)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,6 +124,10 @@ class Shown:
     pae_sha256: str
     issued_at: datetime
     released_at: datetime | None
+    supersedes: UUID | None
+    superseded_by: UUID | None
+    audit: str | None
+    """What a deep audit of it came to; `due` or `void` where there was none yet or can be none."""
 
 
 # What a job does ---------------------------------------------------------------------------------
@@ -131,6 +141,8 @@ def gather(session: Session, view: JobView, *, issuer: str, at: datetime) -> lis
     model = registry.model(session, view.model_id)
     verdicts = verification.of_attempt(session, view.id, view.attempt)
     measured = verification.measured(session, view.id, view.attempt)
+    drawn = {request_id: uuid4() for request_id in view.requests}
+    honoured = (*Certificates(session).honoured(view.model_id), *drawn.values())
     return [
         Facts(
             request_id=request_id,
@@ -156,6 +168,9 @@ def gather(session: Session, view: JobView, *, issuer: str, at: datetime) -> lis
             policy=verdicts[request_id].policy_digest,
             decision=verdicts[request_id].decision,
             measurements={form: hashlib.sha256(body).hexdigest() for form, body in measured.items()},
+            supersedes=_held(session, request_id, view.model_id),
+            certificate_id=drawn[request_id],
+            honoured=honoured,
         )
         for request_id in view.requests
     ]
@@ -163,7 +178,6 @@ def gather(session: Session, view: JobView, *, issuer: str, at: datetime) -> lis
 
 def draft(facts: Facts, *, canonical_sha256: Sequence[str], objects: ObjectStore) -> Draft:
     """Return the statement about one request; ValueError if it would claim more than it may."""
-    certificate_id = uuid4()
     public_id = ids.encode("er", facts.request_id)
     request = commitments.commit_request(public_id)
     records = commitments.build([RecordContent(each) for each in canonical_sha256])
@@ -172,7 +186,7 @@ def draft(facts: Facts, *, canonical_sha256: Sequence[str], objects: ObjectStore
     evidence = _evidence(facts)
     said = statement.build(
         StatementFacts(
-            certificate_id=certificate_id,
+            certificate_id=facts.certificate_id,
             issued_at=facts.at,
             issuer=facts.issuer,
             request=request,
@@ -197,11 +211,15 @@ def draft(facts: Facts, *, canonical_sha256: Sequence[str], objects: ObjectStore
             level=facts.level,
             limitations=_limitations(facts, pretrained=pretrained),
             evidence=[Evidence(name=REPORT, sha256=hashlib.sha256(evidence).hexdigest())],
+            cumulative=facts.honoured,
+            oms_root=weights.root(manifest),
             previous_is_quarantined=True,
+            status_list=status.url(facts.issuer),
+            supersedes=None if facts.supersedes is None else facts.supersedes[1],
         )
     )
     return Draft(
-        certificate_id=certificate_id,
+        certificate_id=facts.certificate_id,
         facts=facts,
         payload=canonical.encode(said),
         evidence=evidence,
@@ -254,6 +272,8 @@ def issue(session: Session, view: JobView, signed: Sequence[Signed], *, at: date
                 opening=commitments.opening(
                     statement.urn(made.certificate_id), each.pae_sha256, made.request, made.records
                 ),
+                supersedes_id=None if facts.supersedes is None else facts.supersedes[0],
+                place=facts.honoured.index(made.certificate_id),
             )
         )
         audit.record(
@@ -268,25 +288,79 @@ def issue(session: Session, view: JobView, signed: Sequence[Signed], *, at: date
         )
 
 
-def logged(session: Session, view: JobView, *, directory: Path) -> bool:
-    """Return whether every certificate of a job's attempt is under a published checkpoint (C15).
+def logged(session: Session, view: JobView, *, directory: Path, now: datetime) -> bool:
+    """Return whether all that a checker asks of a job's certificates is there (C15).
 
-    True as well where no log is kept: its key was never made.
+    Each is under a published checkpoint, and so is the signed statement that their version was published;
+    a fresh list says which certificates do not stand. Where no log is kept (its key was never made), only
+    the signatures are waited for.
     """
-    if _log_policy(directory) is None:
-        return True
+    keeps_log = _log_policy(directory) is not None
     found = Certificates(session).of_attempt(view.id, view.attempt)
-    return all(log.is_published(session, _leaf(each)) for each in found)
+    return (
+        revoking.is_fresh(session, now=now)
+        and all(publishing.is_shown(session, each.version_id, logged=keeps_log) for each in found)
+        and (not keeps_log or all(log.is_published(session, _leaf(each)) for each in found))
+    )
 
 
 def release(session: Session, view: JobView, *, at: datetime) -> dict[UUID, Released]:
-    """Let the certificates of a job be fetched: their version is served. Return them by request."""
+    """Let the certificates of a job be fetched: their version is served. Return them by request.
+
+    A certificate that another takes the place of stays as it is, and can still be fetched; what it says
+    was so, of a version that is served no more.
+    """
     stored = Certificates(session)
     found = stored.of_attempt(view.id, view.attempt)
     for certificate in found:
+        older = certificate.supersedes_id
+        if older is not None and stored.supersede(older, at=at):
+            audit.record(session, events.CertificateSuperseded(older, certificate.pae_sha256, at))
         stored.release(certificate, at=at)
         audit.record(session, events.CertificateReleased(certificate=certificate.id, at=at))
     return {each.request_id: Released(id=each.id, level=each.level) for each in found}
+
+
+def withdraw(
+    session: Session, *, job_id: UUID, attempt: int, request_id: UUID, reason: str, at: datetime
+) -> bool:
+    """Take a certificate back: what it says was found not to stand. False if it was not held any more.
+
+    Its text stays what it is, and can still be fetched; its state says that it is revoked. The request
+    keeps its outcome until a person has looked, who is asked for here.
+    """
+    found = next(
+        (each for each in Certificates(session).of_attempt(job_id, attempt) if each.request_id == request_id),
+        None,
+    )
+    if found is None or not Certificates(session).revoke(found.id, reason="evidence-invalid", at=at):
+        return False
+    audit.record(session, events.CertificateWithdrawn(certificate=found.id, reason=reason, at=at))
+    erasure.raise_attention(session, request_id, "certificate_withdrawn", at=at)
+    return True
+
+
+def altered(session: Session, *, job_id: UUID, attempt: int) -> frozenset[UUID]:
+    """Return the requests whose certificate rests on other numbers than are kept.
+
+    The signed statement names the report by its digest; the report names the stored numbers by theirs and
+    holds the decision whole. Whatever was changed since, in one place or in several, no longer fits.
+    """
+    bodies = verification.measured(session, job_id, attempt)
+    digests = {form: hashlib.sha256(body).hexdigest() for form, body in bodies.items()}
+    rows = verification.of_attempt(session, job_id, attempt)
+    found = set()
+    for each in Certificates(session).of_attempt(job_id, attempt):
+        signed = json.loads(envelope.payload_of(envelope.decode(each.envelope)))["predicate"]["evidence"]
+        report = json.loads(each.evidence)
+        fits = (
+            [part["digest"]["sha256"] for part in signed] == [hashlib.sha256(each.evidence).hexdigest()]
+            and report["measurements"] == digests
+            and report["decision"] == rows[each.request_id].decision
+        )
+        if not fits:
+            found.add(each.request_id)
+    return frozenset(found)
 
 
 # What callers do ---------------------------------------------------------------------------------
@@ -305,6 +379,9 @@ def read(session: Session, certificate_id: UUID) -> Shown:
         pae_sha256=found.pae_sha256,
         issued_at=found.issued_at,
         released_at=found.released_at,
+        supersedes=found.supersedes_id,
+        superseded_by=Certificates(session).successor(found.id),
+        audit=audits.of_certificate(session, found.job_id, found.attempt, found.request_id),
     )
 
 
@@ -347,14 +424,66 @@ def forget_openings(session: Session, *, now: datetime) -> int:
     return Certificates(session).forget_openings(before=now - OPENING_KEPT)
 
 
-def verify(data: bytes, *, directory: Path, issuer: str, at: datetime) -> Report:
-    """Run the offline checker on a bundle, trusting this issuer's own keys."""
-    return check(data, trust(directory=directory, issuer=issuer), at=at)
+def verify(
+    session: Session,
+    data: bytes,
+    *,
+    directory: Path,
+    issuer: str,
+    tsa_roots: Path | None = None,
+    at: datetime,
+) -> Report:
+    """Run the offline checker on a bundle, trusting this issuer's own keys, with the list of today."""
+    trusted = trust(directory=directory, issuer=issuer, tsa_roots=tsa_roots)
+    return check.check(data, trusted, status=revoking.newest(session), at=at)
 
 
-def trust(*, directory: Path, issuer: str) -> dict[str, Any]:
-    """Return the trust file: whose signatures count, and whose log."""
-    return keys.trust(_public_keys(directory), issuer=issuer, log_policy=_log_policy(directory))
+def trust(*, directory: Path, issuer: str, tsa_roots: Path | None = None) -> dict[str, Any]:
+    """Return the trust file: whose signatures count, whose log, where revocations are, whose time stamps."""
+    return keys.trust(
+        _public_keys(directory),
+        issuer=issuer,
+        log_policy=_log_policy(directory),
+        status=status.url(issuer),
+        tsa=None if tsa_roots is None else tsa_roots.read_text(),
+    )
+
+
+def stated_status(session: Session) -> bytes:
+    """Return the signed list of certificates that do not stand."""
+    found = revoking.newest(session)
+    if found is None:
+        raise NotFound("no list was stated yet", code="no-status")
+    return found
+
+
+def continuity(session: Session, certificate_id: UUID, *, directory: Path) -> dict[str, Any]:
+    """Return what shows that the newest version of the line still honours a certificate."""
+    found = _released(session, certificate_id)
+    keeps_log = _log_policy(directory) is not None
+    members = publishing.shown(session, found, logged=keeps_log)
+    if not members:
+        raise NotFound("no publication is shown yet", code="not-published")
+    proof = members.get(check.PUBLICATION_PROOF)
+    return {
+        "continuity": json.loads(members[check.CONTINUITY]),
+        "publication": json.loads(members[check.PUBLICATION]),
+        "proof": None if proof is None else proof.decode(),
+    }
+
+
+def log_keys_stated(session: Session, *, directory: Path) -> None:
+    """Append to the log what was stated about each key; what is there already stays as it is."""
+    for each in rotation.stated(directory):
+        payload = envelope.payload_of(each)
+        log.append(
+            session, rotation.KEY, pae_sha256=envelope.pae_sha256(payload), subject=rotation.subject(payload)
+        )
+
+
+def stated_keys(*, directory: Path) -> list[envelope.Envelope]:
+    """Return every statement about a key, for whoever trusts an old one and meets a new one."""
+    return rotation.stated(directory)
 
 
 def jwks(*, directory: Path) -> dict[str, Any]:
@@ -366,9 +495,14 @@ def _released(session: Session, certificate_id: UUID) -> Certificate:
     found = Certificates(session).get(certificate_id)
     if found is None:
         raise NotFound("there is no such certificate")
-    if found.state == "issued":
+    if found.released_at is None:
         raise Conflict("the version is not served yet", code="certificate-not-released")
     return found
+
+
+def _held(session: Session, request_id: UUID, model_id: UUID) -> tuple[UUID, str] | None:
+    current = Certificates(session).current(request_id, model_id)
+    return None if current is None else (current.id, current.pae_sha256)
 
 
 def _public_keys(directory: Path) -> list[keys.PublicKey]:
@@ -399,15 +533,24 @@ def _bundle(
     directory: Path,
     issuer: str,
 ) -> bytes:
-    leaf = _leaf(found)
+    leaf, keeps_log = _leaf(found), _log_policy(directory) is not None
     p256 = [key.keyid for key in _public_keys(directory) if key.algorithm == envelope.P256]
+    members = publishing.shown(session, found, logged=keeps_log)
+    stated = revoking.newest(session)
+    if stated is not None:
+        members[check.STATUS] = stated
+    if keeps_log and log.is_published(session, leaf):
+        members[check.PROOF] = log.proof(session, leaf)
+    if found.stamp_ed25519 is not None:
+        members[check.STAMP] = found.stamp_ed25519
     return bundle.assemble(
         envelope_bytes=found.envelope,
         manifest=found.manifest,
         p256_keyids=p256,
         certificate_id=found.id,
         issuer=issuer,
-        proof=log.proof(session, leaf) if log.is_published(session, leaf) else None,
+        members=members,
+        stamp=found.stamp_p256,
         opening=opening,
     )
 

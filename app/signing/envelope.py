@@ -77,13 +77,19 @@ def sign(payload: bytes, signers: Sequence[Signer], *, payload_type: str = PAYLO
         raise ValueError(f"a statement is signed by one key of each: {', '.join(ALGORITHMS)}")
     message = pae(payload_type, payload)
     return {
-        "payload": base64.b64encode(payload).decode(),
-        "payloadType": payload_type,
-        "signatures": [
-            {"keyid": signer.keyid, "sig": base64.b64encode(signer.sign(message)).decode()}
-            for signer in signers
-        ],
+        **unsigned(payload, payload_type=payload_type),
+        "signatures": [signature(signer, message) for signer in signers],
     }
+
+
+def unsigned(payload: bytes, *, payload_type: str = PAYLOAD_TYPE) -> Envelope:
+    """Return the envelope of `payload` before anybody has signed."""
+    return {"payload": base64.b64encode(payload).decode(), "payloadType": payload_type, "signatures": []}
+
+
+def signature(signer: Signer, message: bytes) -> dict[str, str]:
+    """Return one signature over a PAE, as an envelope holds it."""
+    return {"keyid": signer.keyid, "sig": base64.b64encode(signer.sign(message)).decode()}
 
 
 def encode(envelope: Envelope) -> bytes:
@@ -136,18 +142,23 @@ def verify(envelope: Envelope, keys: Iterable[Verifier], *, payload_type: str = 
     return payload
 
 
-def sigstore_bundle(envelope: Envelope, keyid: str) -> Mapping[str, Any]:
+def sigstore_bundle(
+    envelope: Envelope, keyid: str, *, hint: str | None = None, stamps: Sequence[bytes] = ()
+) -> Mapping[str, Any]:
     """Return the same payload as a Sigstore bundle v0.3 with the signature of `keyid` alone.
 
-    A bundle holds one signature, and Sigstore's tools know P-256: pass that key's id.
+    A bundle holds one signature, and Sigstore's tools know P-256: pass that key's id. `stamps` are
+    RFC 3161 tokens over that signature.
     """
     chosen = [entry for entry in envelope["signatures"] if entry["keyid"] == keyid]
     if len(chosen) != 1:
         raise EnvelopeRefused(f"key {keyid} did not sign this envelope")
+    tokens = [{"signedTimestamp": base64.b64encode(each).decode()} for each in stamps]
+    stamped = {"timestampVerificationData": {"rfc3161Timestamps": tokens}} if stamps else {}
     return {
         "dsseEnvelope": {**envelope, "signatures": chosen},
         "mediaType": SIGSTORE_BUNDLE_TYPE,
-        "verificationMaterial": {"publicKey": {"hint": keyid}, "tlogEntries": []},
+        "verificationMaterial": {"publicKey": {"hint": hint or keyid}, "tlogEntries": [], **stamped},
     }
 
 

@@ -1,21 +1,23 @@
 """Keys of the issuer: who signs, where the private half lies, how the public half is published.
 
-    file:/keys/certificate_ed25519.pem   PKCS #8 PEM, 0600     ──sign──▶ statements
-    certificate_keys.json                public, with validity ──▶ trust file, JWKS, PEM
+    certificate_ed25519.pem, certificate_p256.pem   PKCS #8 PEM, 0600       ──sign──▶ statements
+    certificate_signers.json                        algorithm to URI, where a key service signs
+    certificate_keys.json                           public, with validity   ──▶ trust file, JWKS, PEM
 
-A `Signer` is chosen by its URI. Processes that only check read `certificate_keys.json` and never the
-private files. Knows nothing of statements: it signs bytes.
+A `Signer` is chosen by its URI: `file:` unless `certificate_signers.json` names another (`services`).
+Processes that only check read `certificate_keys.json` and never the private files. How a key takes the
+place of another: `rotation`. Knows nothing of statements: it signs bytes.
 """
 
 import base64
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
@@ -28,6 +30,7 @@ __all__ = [
     "FileSigner",
     "KeyUnusable",
     "PublicKey",
+    "PublishedSigner",
     "Signer",
     "generate",
     "jwks",
@@ -35,11 +38,14 @@ __all__ = [
     "open_signers",
     "public_keys",
     "public_pems",
+    "publish",
+    "signer_uris",
     "trust",
 ]
 
 PRIVATE_FILES = {ED25519: "certificate_ed25519.pem", P256: "certificate_p256.pem"}
 PUBLIC_FILE = "certificate_keys.json"
+SIGNERS_FILE = "certificate_signers.json"
 
 Private = ed25519.Ed25519PrivateKey | ec.EllipticCurvePrivateKey
 Public = ed25519.Ed25519PublicKey | ec.EllipticCurvePublicKey
@@ -58,6 +64,8 @@ class PublicKey:
     pem: str
     not_before: datetime | None = None
     not_after: datetime | None = None
+    not_trusted_after: datetime | None = None
+    """Somebody else may have had it since: what nobody independent saw before counts for nothing."""
 
     @classmethod
     def of(cls, key: Public, *, not_before: datetime | None = None) -> Self:
@@ -98,6 +106,8 @@ class PublicKey:
             "pem": self.pem,
             "notBefore": _text(self.not_before),
             "notAfter": _text(self.not_after),
+            # Only where there is something to say: older checkers refuse what they do not know.
+            **({"notTrustedAfter": _text(self.not_trusted_after)} if self.not_trusted_after else {}),
         }
 
     @classmethod
@@ -109,11 +119,20 @@ class PublicKey:
             pem=value["pem"],
             not_before=_time(value["notBefore"]),
             not_after=_time(value["notAfter"]),
+            not_trusted_after=_time(value.get("notTrustedAfter")),
         )
         true = cls.of(key.load())
         if (true.keyid, true.algorithm) != (key.keyid, key.algorithm):
             raise KeyUnusable(f"key {key.keyid} is not what its PEM holds")
         return key
+
+
+class PublishedSigner(Signer, Protocol):
+    """A private key somewhere, with the public half that is published."""
+
+    @property
+    def public(self) -> PublicKey:
+        """The public half."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,47 +169,88 @@ def algorithm_of(key: object) -> str:
 
 
 def generate(directory: Path, *, at: datetime | None = None) -> list[PublicKey]:
-    """Make the issuer's two keys where they are missing; return the public halves.
+    """Make the issuer's two keys where they are missing; return the public halves, old ones included.
 
     Whatever exists stays: calling it at each start is right. A key made by somebody else and put here
     is taken as it is, valid from now.
     """
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    makers: dict[str, Callable[[], Private]] = {
-        ED25519: ed25519.Ed25519PrivateKey.generate,
-        P256: lambda: ec.generate_private_key(ec.SECP256R1()),
-    }
+    elsewhere = signer_uris(directory)
     for algorithm, name in PRIVATE_FILES.items():
-        if not (directory / name).exists():
-            _write_once(directory / name, _private_pem(makers[algorithm]()), mode=0o600)
+        if algorithm not in elsewhere and not (directory / name).exists():
+            write_private(directory / name, made(algorithm))
     known = public_keys(directory) if (directory / PUBLIC_FILE).exists() else []
     now = at or system_clock()
     new = [
-        PublicKey.of(signer.private.public_key(), not_before=now)
-        for signer in open_signers(directory)
+        PublicKey.of(signer.public.load(), not_before=now)
+        for signer in (
+            open_signer(f"file:{directory / name}")
+            for algorithm, name in PRIVATE_FILES.items()
+            if algorithm not in elsewhere
+        )
         if signer.keyid not in {key.keyid for key in known}
     ]
     if new:
-        keys = [*known, *new]
-        text = json.dumps({"keys": [key.to_json() for key in keys]}, indent=1) + "\n"
-        temporary = directory / f".{PUBLIC_FILE}.{os.getpid()}"
-        temporary.write_text(text)
-        temporary.chmod(0o644)
-        temporary.replace(directory / PUBLIC_FILE)
+        publish(directory, [*known, *new])
     return public_keys(directory)
 
 
-def open_signer(uri: str) -> FileSigner:
-    """Return the signer at `uri`; the one scheme so far is `file:PATH`."""
+def made(algorithm: str) -> Private:
+    """Return a new private key."""
+    if algorithm == ED25519:
+        return ed25519.Ed25519PrivateKey.generate()
+    return ec.generate_private_key(ec.SECP256R1())
+
+
+def publish(directory: Path, listed: Sequence[PublicKey]) -> None:
+    """Write the list of public keys: whole, or not at all."""
+    text = json.dumps({"keys": [key.to_json() for key in listed]}, indent=1) + "\n"
+    temporary = directory / f".{PUBLIC_FILE}.{os.getpid()}"
+    temporary.write_text(text)
+    temporary.chmod(0o644)
+    temporary.replace(directory / PUBLIC_FILE)
+
+
+def open_signer(uri: str, public: PublicKey | None = None, *, secrets: Path = Path()) -> PublishedSigner:
+    """Return the signer at `uri`: `file:PATH`, or a key service that needs to be told the public half."""
     scheme, _, rest = uri.partition(":")
-    if scheme not in _SCHEMES:
-        raise KeyUnusable(f"no signer for {scheme!r}; known: {', '.join(_SCHEMES)}")
-    return _SCHEMES[scheme](rest)
+    if scheme == "file":
+        return open_file(rest)
+    if public is None:
+        raise KeyUnusable(f"no signer for {scheme!r} without the public key; a file needs none")
+    from app.signing import services  # noqa: PLC0415  it knows the keys of this module
+
+    return services.opened(uri, public, secrets=secrets)
 
 
-def open_signers(directory: Path) -> list[FileSigner]:
+def signer_uris(directory: Path) -> dict[str, str]:
+    """Return by algorithm where a key lies that is not in this directory."""
+    path = directory / SIGNERS_FILE
+    if not path.exists():
+        return {}
+    found = json.loads(path.read_text())
+    if not isinstance(found, dict) or not set(found) <= set(ALGORITHMS):
+        raise KeyUnusable(f"{SIGNERS_FILE} names a URI for each of: {', '.join(ALGORITHMS)}")
+    return {str(algorithm): str(uri) for algorithm, uri in found.items()}
+
+
+def open_signers(directory: Path) -> list[PublishedSigner]:
     """Return the issuer's two signers, Ed25519 first."""
-    return [open_signer(f"file:{directory / name}") for name in PRIVATE_FILES.values()]
+    elsewhere = signer_uris(directory)
+    return [
+        open_signer(elsewhere[algorithm], _current(directory, algorithm), secrets=directory)
+        if algorithm in elsewhere
+        else open_signer(f"file:{directory / name}")
+        for algorithm, name in PRIVATE_FILES.items()
+    ]
+
+
+def _current(directory: Path, algorithm: str) -> PublicKey:
+    """Return the newest published key of an algorithm: the one that signs."""
+    *_, newest = [None, *(key for key in public_keys(directory) if key.algorithm == algorithm)]
+    if newest is None:
+        raise KeyUnusable(f"{PUBLIC_FILE} lists no key for {algorithm}")
+    return newest
 
 
 def public_keys(directory: Path) -> list[PublicKey]:
@@ -215,13 +275,27 @@ def jwks(keys: Sequence[PublicKey]) -> dict[str, Any]:
     return {"keys": [_jwk(key) for key in keys]}
 
 
-def trust(keys: Sequence[PublicKey], *, issuer: str, log_policy: str | None = None) -> dict[str, Any]:
-    """Return the trust file for the checker: whose signatures count, and whose log; None: there is none."""
+def trust(
+    keys: Sequence[PublicKey],
+    *,
+    issuer: str,
+    log_policy: str | None = None,
+    status: str | None = None,
+    tsa: str | None = None,
+) -> dict[str, Any]:
+    """Return the trust file for the checker: whose signatures count, and whose log; None: there is none.
+
+    `status` says where the issuer's list of revocations is: then a fresh one is demanded. `tsa` is the PEM
+    of the roots of the authority whose time stamps count.
+    """
     log = None if log_policy is None else {"policy": log_policy}
-    return {"issuer": issuer, "keys": [key.to_json() for key in keys], "log": log}
+    more = {"status": status, "tsa": tsa}
+    named = {name: value for name, value in more.items() if value is not None}
+    return {"issuer": issuer, "keys": [key.to_json() for key in keys], "log": log, **named}
 
 
-def _open_file(path: str) -> FileSigner:
+def open_file(path: str | Path) -> FileSigner:
+    """Return the signer whose private key is in a file."""
     file = Path(path)
     try:
         if file.stat().st_mode & 0o007:
@@ -234,7 +308,9 @@ def _open_file(path: str) -> FileSigner:
     return FileSigner(public=PublicKey.of(key.public_key()), private=key)
 
 
-_SCHEMES: dict[str, Callable[[str], FileSigner]] = {"file": _open_file}
+def write_private(path: Path, key: Private) -> None:
+    """Write a private key to a file that must not exist; whoever came first wins."""
+    _write_once(path, _private_pem(key), mode=0o600)
 
 
 def _private_pem(key: Private) -> bytes:

@@ -12,6 +12,7 @@ from io import BytesIO
 from typing import Any
 from uuid import UUID
 
+from app.certificates import publishing, revoking
 from app.certificates import service as certificates
 from app.certificates.check import Report, check
 from app.certificates.commitments import RecordContent
@@ -19,10 +20,12 @@ from app.certificates.service import Draft, Released
 from app.config import Settings
 from app.jobs import service as jobs
 from app.jobs.lifecycle import JobStage
-from app.jobs.service import JobView
+from app.jobs.views import JobView
 from app.registry.weights import Adopted
+from app.signing import rotation
+from app.storage.database import Session
 from app.storage.objects import ObjectStore
-from app.tables import VerdictRow
+from app.tables import Model, ModelVersion, VerdictRow
 from app.transparency import service as log
 from app.verification import service as verification
 from tests.app.certificates import making
@@ -37,6 +40,7 @@ STATEMENT: dict[str, Any] = {
     "config": {"seed": 1},
     "environment": {"python": "3.11"},
 }
+ATTESTED = {"payload": "e30=", "payloadType": "application/vnd.in-toto+json", "signatures": []}
 GIVEN: dict[str, Any] = {"seed": 1, "retained": {"root": making.sha256(b"retained"), "size": 3}}
 
 
@@ -73,7 +77,10 @@ class Issuer:
     def judged(self, model_id: UUID, findings: Mapping[UUID, Judged]) -> JobView:
         """Return the job of these requests, as `certify` claims it."""
         [guarantee] = {each.guarantee for each in findings.values()}
-        view = self.desk.at(model_id, JobStage.UNLEARN, engine=ENGINES[guarantee])
+        return self.judge(self.desk.at(model_id, JobStage.UNLEARN, engine=ENGINES[guarantee]), findings)
+
+    def judge(self, view: JobView, findings: Mapping[UUID, Judged]) -> JobView:
+        """Return a job that has begun to unlearn, as `certify` claims it."""
         assert set(view.requests) == findings.keys()
         with self.desk.transaction() as session:
             made = self.desk.candidate(
@@ -117,9 +124,46 @@ class Issuer:
         return {each.draft.facts.request_id: each.draft.certificate_id for each in signed}
 
     def released(self, view: JobView) -> dict[UUID, Released]:
-        """Let the certificates of a job be fetched, as `conclude` does."""
+        """Serve the candidate of a job, and let its certificates be fetched, as `conclude` does."""
+        with self.desk.transaction() as session:
+            self.desk.serve(session, view)
+            self.publish(session, view)
+        self.stated()
         with self.desk.transaction() as session:
             return certificates.release(session, view, at=self.desk.clock())
+
+    def publish(self, session: Session, view: JobView) -> None:
+        """State that the candidate of a job went live, in the transaction that made it so."""
+        assert view.candidate_id is not None
+        line = session.get_one(Model, view.model_id, populate_existing=True)
+        line.erasure_epoch += 1
+        version = session.get_one(ModelVersion, view.candidate_id, populate_existing=True)
+        version.erasure_epoch = line.erasure_epoch
+        session.flush()
+        publishing.record(session, view.candidate_id, attestations=[ATTESTED], at=self.desk.clock())
+
+    def stated(self) -> None:
+        """Sign what waits for the issuer's keys, as the workers do all the time."""
+        directory, transaction = self.settings.keys, self.desk.transaction
+        publishing.sign(transaction, directory=directory, objects=self.objects)
+        revoking.renew(transaction, directory=directory, issuer=self.settings.issuer, clock=self.desk.clock)
+
+    def settled(self, view: JobView) -> dict[UUID, Released]:
+        """Certify a job, serve its candidate, release and conclude; return what each request ends with."""
+        self.issued(view)
+        publish = self.desk.claimed(view)
+        assert publish is not None
+        last = self.desk.onward(publish, JobStage.CONCLUDE)
+        with self.desk.transaction() as session:
+            self.desk.serve(session, last)
+            self.publish(session, last)
+        self.stated()
+        with self.desk.transaction() as session:
+            found = certificates.release(session, last, at=self.desk.clock())
+            outcomes = {request: (each.level, each.id) for request, each in found.items()}
+            self.desk.settle(session, last, outcomes)
+        self.desk.end_lease(view.model_id)
+        return found
 
     def certificate(self, model_id: UUID, request_id: UUID, found: Judged = EXACT) -> UUID:
         """Return the released certificate of one request."""
@@ -151,10 +195,17 @@ class Issuer:
                 issuer=self.settings.issuer, at=self.desk.clock(),
             )  # fmt: skip
 
+    def trusted(self) -> dict[str, Any]:
+        """Return this issuer's trust file."""
+        return certificates.trust(directory=self.settings.keys, issuer=self.settings.issuer)
+
+    def rotated(self) -> None:
+        """Put new keys in the place of those that sign."""
+        rotation.rotate(self.settings.keys, issuer=self.settings.issuer, at=self.desk.clock())
+
     def checked(self, data: bytes) -> Report:
-        """Return what the offline checker says a week later, trusting this issuer."""
-        trust = certificates.trust(directory=self.settings.keys, issuer=self.settings.issuer)
-        return check(data, trust, at=self.desk.clock() + timedelta(days=7))
+        """Return what the offline checker says some days later, trusting this issuer."""
+        return check(data, self.trusted(), at=self.desk.clock() + timedelta(days=6))
 
 
 def members(data: bytes) -> dict[str, bytes]:

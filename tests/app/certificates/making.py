@@ -3,7 +3,7 @@
 import hashlib
 import json
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -12,13 +12,15 @@ from uuid import UUID
 
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
-from app.certificates import bundle, commitments, statement
+from app.certificates import bundle, check, commitments, publication, statement, status, weights
 from app.certificates.commitments import RecordContent, RecordsCommitment, RequestCommitment
+from app.certificates.publication import Kept, PublicationFacts, Reaudit
 from app.certificates.statement import Evidence, StatementFacts
+from app.certificates.status import Revoked
 from app.signing import canonical, envelope, keys
 from app.signing.keys import FileSigner, PublicKey
 from app.transparency import tree
-from app.transparency.notes import WITNESS_KIND
+from app.transparency.notes import WITNESS_KIND, VerifierKey
 from app.transparency.proofs import Proof
 from tests.app.transparency.logs import Dishonest, policy_text, verifier
 
@@ -186,13 +188,29 @@ class Made:
     opening: dict[str, Any] | None
 
 
-def make(*, seed: int = 1, with_opening: bool = True, **changes: Any) -> Made:
+def make(
+    *,
+    seed: int = 1,
+    with_opening: bool = True,
+    more: Mapping[str, bytes] | None = None,
+    stamp: bytes | None = None,
+    **changes: Any,
+) -> Made:
     """Return a signed certificate in its bundle; `changes` are to the facts."""
     stated = facts(**changes)
-    return sign(statement.build(stated), stated.manifest, seed=seed, with_opening=with_opening)
+    said = statement.build(stated)
+    return sign(said, stated.manifest, seed=seed, with_opening=with_opening, more=more, stamp=stamp)
 
 
-def sign(said: dict[str, Any], the_manifest: bytes, *, seed: int = 1, with_opening: bool = True) -> Made:
+def sign(
+    said: dict[str, Any],
+    the_manifest: bytes,
+    *,
+    seed: int = 1,
+    with_opening: bool = True,
+    more: Mapping[str, bytes] | None = None,
+    stamp: bytes | None = None,
+) -> Made:
     """Return whatever is said, signed and bundled: also what an honest issuer would never say."""
     payload = canonical.encode(said)
     signed = envelope.encode(envelope.sign(payload, signers(seed)))
@@ -205,7 +223,90 @@ def sign(said: dict[str, Any], the_manifest: bytes, *, seed: int = 1, with_openi
         p256_keyids=[signers(seed)[1].keyid],
         certificate_id=CERTIFICATE_ID,
         issuer=ISSUER,
-        proof=proof,
+        members={check.PROOF: proof, **dict(more or {})},
+        stamp=stamp,
         opening=opening if with_opening else None,
     )
     return Made(payload, signed, the_manifest, data, proof, opening if with_opening else None)
+
+
+# With all that an issuer states besides
+
+LATER_ID = UUID("2b0a9c55-0d6f-4e0b-8b7e-1d1f3c5a7e90")
+"""A certificate of the version after."""
+PUBLISHED = ISSUED + timedelta(minutes=2)
+STATED = datetime(2026, 11, 30, 6, tzinfo=UTC)
+"""When the newest status was produced: fresh at `LATER`."""
+STATUS_URL = status.url(ISSUER)
+
+
+def publication_facts(**changes: Any) -> PublicationFacts:
+    """Return what was stated when the certificate's own version went live."""
+    ordinary = PublicationFacts(
+        line="support-7b",
+        manifest=sha256(manifest(WHOLE)),
+        erasure_epoch=42,
+        honoured=[CERTIFICATE_ID],
+        published_at=PUBLISHED,
+        forms=["float32/none"],
+        attestations=[{"payload": "e30="}],
+        previous=[Kept(manifest=sha256(b"previous"), role="served", destroy_by=date(2026, 12, 5))],
+        reaudit=Reaudit(checked=59, failed=0),
+    )
+    return replace(ordinary, **changes)
+
+
+NEXT: dict[str, Any] = {
+    "manifest": sha256(manifest(SHARDED)),
+    "erasure_epoch": 43,
+    "honoured": [CERTIFICATE_ID, LATER_ID],
+}
+"""Of the version after it, which honours this certificate and another."""
+
+
+def signed_statement(payload: bytes, *, seed: int = 1) -> bytes:
+    """Return any payload in its envelope."""
+    return envelope.encode(envelope.sign(payload, signers(seed)))
+
+
+def status_of(*revoked: Revoked, at: datetime = STATED, issuer: str = ISSUER, seed: int = 1) -> bytes:
+    """Return a signed list."""
+    return signed_statement(status.build(issuer, status.listed(revoked), produced_at=at), seed=seed)
+
+
+def standing(
+    said: PublicationFacts | None = None, *, honoured: Sequence[UUID] | None = None, seed: int = 1
+) -> dict[str, bytes]:
+    """Return the members that show what honours the certificate, and that it stands.
+
+    `honoured` is the list that the proofs are made from, if it is another than the one stated.
+    """
+    said = said or publication_facts()
+    payload = publication.build(said)
+    entry = canonical.encode(
+        {"kind": "publication/v1", "paeSha256": envelope.pae_sha256(payload), "subject": said.manifest}
+    )
+    log = Dishonest(entries=[b"first", b"second", b"third", entry, b"fifth"])
+    path = tree.inclusion_proof(log.leaves, 3)
+    shown = publication.continuity(CERTIFICATE_ID, size=1, honoured=honoured or said.honoured)
+    return {
+        check.PUBLICATION: signed_statement(payload, seed=seed),
+        check.PUBLICATION_PROOF: Proof(
+            index=3, hashes=tuple(path), checkpoint=log.note(*late_cosigners())
+        ).encode(),
+        check.CONTINUITY: canonical.encode(shown),
+        check.STATUS: status_of(),
+        check.MODEL_SIGNATURE: weights.sign("support-7b", manifest(WHOLE), signers()[1]),
+    }
+
+
+def late_cosigners() -> list[tuple[VerifierKey, int, int]]:
+    """Return the witnesses as they looked after the publication."""
+    return [(key, seed, int(PUBLISHED.timestamp()) + 9) for key, seed, _ in COSIGNERS]
+
+
+def make_whole(**changes: Any) -> Made:
+    """Return a certificate as it is handed out when its version is served: with every member but a stamp."""
+    more = changes.pop("more", None)
+    members = standing() if more is None else more
+    return make(status_list=STATUS_URL, oms_root=weights.root(manifest(WHOLE)), more=members, **changes)

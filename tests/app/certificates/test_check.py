@@ -48,7 +48,7 @@ from tests.app.certificates.making import (
 from tests.app.transparency.logs import LOG_KEY, Dishonest, private, verifier
 
 OTHER = verifier("witness.example/W3", 23, WITNESS_KIND)
-LINES_MAX = 480
+LINES_MAX = 670
 """The house's 400 are for what one reads in a sitting; the checker's docstring says why it has more."""
 WHITE = b" \t\r\n"
 
@@ -72,7 +72,8 @@ def detail(report: Report, number: int) -> str:
 
 def refused(report: Report, step: int) -> bool:
     """Return whether exactly this step failed, with its exit code, and nothing is claimed."""
-    later = {each["state"] for each in report.steps[step:]}
+    # The tenth is done before the ninth, which judges by it.
+    later = {each["state"] for each in report.steps[step:] if (step, each["number"]) != (9, 10)}
     return (
         report.failed == step
         and state(report, step) == "failed"
@@ -109,7 +110,7 @@ def test_it_prints_the_sentence_its_terms_and_its_limits(made: Made) -> None:
     assert f"D2 = version {sha256(made.manifest)}" in text
     assert "residual_ratio_upper" in text
     assert "not checked: this issuer keeps no list of revocations" in text
-    assert "HOWTO-VERIFY.md not covered" in text
+    assert "HOWTO-VERIFY.md and model.sig not covered" in text
     assert text.endswith("Result: valid (0)")
 
 
@@ -223,7 +224,7 @@ def test_a_missing_member_is_named(made: Made, member: str) -> None:
 
 
 def test_unknown_doubled_compressed_and_huge_members_are_refused(made: Made) -> None:
-    assert refused(run(packed(made, {"status.dsse.json": b"{}"})), 2)
+    assert refused(run(packed(made, {"notes.json": b"{}"})), 2)
     assert refused(run(packed(made, {"../manifest.json": b"{}"})), 2)
     assert refused(run(packed(made, {"opening.json": bytes(check.MEMBER_BYTES_MAX + 1)})), 2)
     assert refused(run(packed(made, {}, compression=zipfile.ZIP_DEFLATED)), 2)
@@ -620,7 +621,8 @@ def test_the_checker_is_one_short_file_that_imports_nothing_of_ours() -> None:
             [node.module or ""] if isinstance(node, ast.ImportFrom) else [a.name for a in node.names]
         )
     }
-    assert imported - sys.stdlib_module_names == {"cryptography"}
+    # The last for time stamps alone, where it is installed; without it step 10 says how to check them.
+    assert imported - sys.stdlib_module_names == {"cryptography", "rfc3161_client"}
 
 
 def command(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

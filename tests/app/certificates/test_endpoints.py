@@ -50,7 +50,9 @@ def test_a_certificate_is_shown_without_what_confirms_membership(
     assert shown["model"] == ids.encode("mdl", model)
     assert shown.keys() == {
         "id", "request", "model", "version", "level", "state", "pae_sha256", "issued_at", "released_at",
+        "supersedes", "superseded_by", "audit",
     }  # fmt: skip
+    assert (shown["supersedes"], shown["superseded_by"]) == (None, None)
 
 
 def test_a_bundle_is_a_file_that_checks_offline(certificate: UUID, viewer: Caller, issuer: Issuer) -> None:

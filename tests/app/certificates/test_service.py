@@ -18,6 +18,7 @@ from app.certificates import service as certificates
 from app.certificates.service import OPENING_KEPT
 from app.errors import Conflict, Forbidden, NotFound, Unavailable
 from app.http import ids
+from app.jobs.lifecycle import JobStage
 from app.signing import canonical, keys
 from app.tables import Certificate, Model, VerdictRow
 from app.transparency import keys as log_keys
@@ -225,6 +226,76 @@ def test_there_is_no_other_certificate(issuer: Issuer) -> None:
         issuer.fetched(uuid4())
 
 
+# Superseding
+
+
+def test_a_compactions_certificate_takes_the_place_of_the_one_before(issuer: Issuer, model: UUID) -> None:
+    desk = issuer.desk
+    request_id = desk.asked(ADA)
+    older = issuer.settled(issuer.judged(model, {request_id: VERIFIED}))[request_id]
+    view = issuer.judge(
+        desk.onward(desk.compacting(model), JobStage.UNLEARN, engine="retrain"), {request_id: EXACT}
+    )
+    [draft] = issuer.drafts(view)
+    with desk.transaction() as session:
+        named = session.get_one(Certificate, older.id).pae_sha256
+    said = predicate(draft.payload)
+    assert said["supersedes"] == named
+    assert (said["assurance"]["level"], said["method"]["class"]) == ("exact", "exact")
+    assert "L-ANCHOR" not in said["assurance"]["limitations"], "the old anchor goes with this very job"
+    newer = issuer.settled(view)[request_id]
+    assert (older.level, newer.level) == ("verified", "exact")
+    with desk.transaction() as session:
+        before, after = certificates.read(session, older.id), certificates.read(session, newer.id)
+    assert (before.state, before.superseded_by, before.supersedes) == ("superseded", newer.id, None)
+    assert (after.state, after.superseded_by, after.supersedes) == ("released", None, older.id)
+    report = issuer.checked(issuer.fetched(newer.id))
+    assert report.exit_code == check.VALID, report.to_text()
+    assert report.claim["level"] == "exact"
+    assert report.steps[11]["detail"].endswith(f"supersedes {named}")
+    with desk.transaction() as session:
+        kinds = [each.kind for each in audit.listing(session) if each.kind.startswith("certificate.")]
+    assert kinds[-2:] == ["certificate.superseded", "certificate.released"]
+    assert desk.target(request_id).certificate_id == newer.id
+
+
+def test_until_the_newer_one_is_released_the_older_stands(issuer: Issuer, model: UUID) -> None:
+    desk = issuer.desk
+    request_id = desk.asked(ADA)
+    older = issuer.settled(issuer.judged(model, {request_id: VERIFIED}))[request_id]
+    view = issuer.judge(
+        desk.onward(desk.compacting(model), JobStage.UNLEARN, engine="retrain"), {request_id: EXACT}
+    )
+    issuer.issued(view)
+    with desk.transaction() as session:
+        shown = certificates.read(session, older.id)
+    assert (shown.state, shown.superseded_by) == ("released", None)
+
+
+def test_a_superseded_certificate_can_be_fetched_and_still_says_what_was_so(
+    issuer: Issuer, model: UUID
+) -> None:
+    desk = issuer.desk
+    request_id = desk.asked(ADA)
+    older = issuer.settled(issuer.judged(model, {request_id: VERIFIED}))[request_id]
+    before = members(issuer.fetched(older.id))
+    issuer.settled(
+        issuer.judge(
+            desk.onward(desk.compacting(model), JobStage.UNLEARN, engine="retrain"), {request_id: EXACT}
+        )
+    )
+    after = members(issuer.fetched(older.id))
+    assert after[check.CERTIFICATE] == before[check.CERTIFICATE], "never updated"
+    opened = issuer.opened(older.id, caller=desk.world.owner)
+    assert check.OPENING in members(opened)
+
+
+def test_a_first_certificate_supersedes_nothing(issuer: Issuer, model: UUID) -> None:
+    [draft] = issuer.drafts(issuer.judged(model, {issuer.desk.asked(ADA): EXACT}))
+    assert predicate(draft.payload)["supersedes"] is None
+    assert draft.facts.supersedes is None
+
+
 # The public log
 
 
@@ -235,21 +306,24 @@ def test_where_a_log_is_kept_a_certificate_is_released_only_under_its_checkpoint
     request_id = issuer.desk.asked(ADA)
     view = issuer.judged(model, {request_id: EXACT})
     certificate_id = issuer.issued(view)[request_id]
-    with issuer.desk.transaction() as session:
-        assert certificates.logged(session, view, directory=directory), "there is no log to wait for"
-    log_keys.generate(directory, issuer=issuer.settings.issuer, at=issuer.desk.clock())
-    with issuer.desk.transaction() as session:
-        assert not certificates.logged(session, view, directory=directory)
+
+    def logged() -> bool:
+        with issuer.desk.transaction() as session:
+            return certificates.logged(session, view, directory=directory, now=issuer.desk.clock())
+
+    assert not logged(), "its version is not published"
     issuer.released(view)
+    assert logged(), "there is no log to wait for"
+    log_keys.generate(directory, issuer=issuer.settings.issuer, at=issuer.desk.clock())
+    assert not logged()
     assert issuer.checked(issuer.fetched(certificate_id)).exit_code == check.INVALID, "whoever trusts the log"
-    assert issuer.sequenced() == 1
-    with issuer.desk.transaction() as session:
-        assert certificates.logged(session, view, directory=directory)
+    assert issuer.sequenced() == 3, "the certificate, the publication of its version, the list"
+    assert logged()
     data = issuer.fetched(certificate_id)
     assert check.PROOF in members(data)
     report = issuer.checked(data)
     assert report.exit_code == check.VALID, report.to_text()
-    assert report.steps[5]["state"] == "passed"
+    assert [report.steps[number - 1]["state"] for number in (6, 7, 8)] == ["passed"] * 3
 
 
 # The opening
@@ -321,6 +395,7 @@ def test_an_opening_that_nobody_fetches_is_forgotten_after_thirty_days(issuer: I
     assert forgotten() == 0, "what is gone is not gone twice"
     with pytest.raises(Conflict, match="destroyed"):
         issuer.opened(certificate_id, caller=desk.world.owner)
+    issuer.stated()
     assert issuer.checked(issuer.fetched(certificate_id)).exit_code == check.VALID
 
 
@@ -344,7 +419,6 @@ def test_who_has_no_public_keys_says_so(issuer: Issuer, model: UUID) -> None:
     for call in (
         lambda: certificates.trust(directory=directory, issuer=name),
         lambda: certificates.jwks(directory=directory),
-        lambda: certificates.verify(b"", directory=directory, issuer=name, at=issuer.desk.clock()),
         lambda: issuer.fetched(certificate_id),
     ):
         with pytest.raises(Unavailable) as why:

@@ -14,7 +14,7 @@ from securesystemslib.signer import Key, SSlibKey  # type: ignore[attr-defined] 
 
 from app.signing import envelope
 from app.signing.envelope import EnvelopeRefused
-from app.signing.keys import FileSigner, PublicKey, generate, open_signers
+from app.signing.keys import PublicKey, PublishedSigner, generate, open_signers
 
 PAYLOAD = b'{"a":1}'
 
@@ -28,7 +28,7 @@ PUBLISHED_PAE = b"DSSEv1 29 http://example.com/HelloWorld 11 hello world"
 
 
 @pytest.fixture
-def signers(tmp_path: Path) -> list[FileSigner]:
+def signers(tmp_path: Path) -> list[PublishedSigner]:
     generate(tmp_path)
     return open_signers(tmp_path)
 
@@ -48,14 +48,14 @@ def test_lengths_are_counted_in_bytes() -> None:
     assert envelope.pae("é", "ü".encode()) == b"DSSEv1 2 \xc3\xa9 2 \xc3\xbc"
 
 
-def test_what_was_signed_is_read_back(signers: list[FileSigner]) -> None:
+def test_what_was_signed_is_read_back(signers: list[PublishedSigner]) -> None:
     signed = envelope.decode(envelope.encode(envelope.sign(PAYLOAD, signers)))
     assert envelope.verify(signed, [each.public for each in signers]) == PAYLOAD
     assert list(envelope.signatures_of(signed)) == [each.keyid for each in signers]
     assert b" " not in envelope.encode(signed)
 
 
-def test_both_algorithms_must_sign(signers: list[FileSigner]) -> None:
+def test_both_algorithms_must_sign(signers: list[PublishedSigner]) -> None:
     with pytest.raises(ValueError, match="one key of each"):
         envelope.sign(PAYLOAD, signers[:1])
     signed = envelope.sign(PAYLOAD, signers)
@@ -66,7 +66,7 @@ def test_both_algorithms_must_sign(signers: list[FileSigner]) -> None:
             envelope.verify(signed, publics(signers)[only : only + 1])
 
 
-def test_another_payload_type_or_key_is_refused(signers: list[FileSigner], tmp_path: Path) -> None:
+def test_another_payload_type_or_key_is_refused(signers: list[PublishedSigner], tmp_path: Path) -> None:
     signed = envelope.sign(PAYLOAD, signers)
     others = generate(tmp_path / "others")
     with pytest.raises(EnvelopeRefused, match="not of type"):
@@ -75,7 +75,7 @@ def test_another_payload_type_or_key_is_refused(signers: list[FileSigner], tmp_p
         envelope.verify(signed, others)
 
 
-def test_a_changed_payload_or_signature_is_refused(signers: list[FileSigner]) -> None:
+def test_a_changed_payload_or_signature_is_refused(signers: list[PublishedSigner]) -> None:
     signed = envelope.sign(PAYLOAD, signers)
     with pytest.raises(EnvelopeRefused, match="does not verify"):
         envelope.verify({**signed, "payload": base64.b64encode(b"{}").decode()}, publics(signers))
@@ -85,7 +85,7 @@ def test_a_changed_payload_or_signature_is_refused(signers: list[FileSigner]) ->
 
 
 @pytest.mark.parametrize("text", ["e30", "e31=", "e30=\n", "e3-=", 7])
-def test_base64_has_one_spelling(signers: list[FileSigner], text: object) -> None:
+def test_base64_has_one_spelling(signers: list[PublishedSigner], text: object) -> None:
     with pytest.raises(EnvelopeRefused, match="base64"):
         envelope.verify({**envelope.sign(b"{}", signers), "payload": text}, publics(signers))
 
@@ -96,7 +96,7 @@ def test_what_is_no_envelope_is_refused(data: bytes) -> None:
         envelope.decode(data)
 
 
-def test_the_sigstore_bundle_holds_the_p256_signature_alone(signers: list[FileSigner]) -> None:
+def test_the_sigstore_bundle_holds_the_p256_signature_alone(signers: list[PublishedSigner]) -> None:
     signed = envelope.sign(PAYLOAD, signers)
     bundle = envelope.sigstore_bundle(signed, signers[1].keyid)
     assert bundle["dsseEnvelope"]["signatures"] == [signed["signatures"][1]]
@@ -106,14 +106,14 @@ def test_the_sigstore_bundle_holds_the_p256_signature_alone(signers: list[FileSi
         envelope.sigstore_bundle(signed, "0" * 64)
 
 
-def test_securesystemslib_verifies_the_envelope(signers: list[FileSigner]) -> None:
+def test_securesystemslib_verifies_the_envelope(signers: list[PublishedSigner]) -> None:
     keys: list[Key] = [SSlibKey.from_crypto(each.public.load(), keyid=each.keyid) for each in signers]
     theirs = TheirEnvelope.from_dict(envelope.decode(envelope.encode(envelope.sign(PAYLOAD, signers))))
     assert set(theirs.verify(keys, threshold=2)) == {each.keyid for each in signers}
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl command on this machine")
-def test_openssl_verifies_both_signatures(signers: list[FileSigner], tmp_path: Path) -> None:
+def test_openssl_verifies_both_signatures(signers: list[PublishedSigner], tmp_path: Path) -> None:
     signed = envelope.sign(PAYLOAD, signers)
     (tmp_path / "pae.bin").write_bytes(envelope.pae(envelope.PAYLOAD_TYPE, PAYLOAD))
     for signer, name in zip(signers, ("a", "b"), strict=True):
@@ -127,7 +127,7 @@ def test_openssl_verifies_both_signatures(signers: list[FileSigner], tmp_path: P
         assert done.returncode == 0, done.stderr
 
 
-def test_the_keyid_is_that_of_the_spki_der(signers: list[FileSigner]) -> None:
+def test_the_keyid_is_that_of_the_spki_der(signers: list[PublishedSigner]) -> None:
     der = (
         signers[0]
         .public.load()
@@ -138,5 +138,5 @@ def test_the_keyid_is_that_of_the_spki_der(signers: list[FileSigner]) -> None:
     assert digest.finalize().hex() == signers[0].keyid
 
 
-def publics(signers: list[FileSigner]) -> list[PublicKey]:
+def publics(signers: list[PublishedSigner]) -> list[PublicKey]:
     return [each.public for each in signers]
