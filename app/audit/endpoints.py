@@ -1,10 +1,12 @@
-"""The audit chain over HTTP; `main` attaches the scope, because callers are recorded here too."""
+"""The audit chain over HTTP; `main` attaches the scopes, because callers are recorded here too."""
 
+from collections.abc import AsyncIterator
 from typing import Annotated
 
-from fastapi import Query
+from fastapi import Header, Query, Request
+from fastapi.sse import EventSourceResponse, ServerSentEvent
 
-from app.audit import service
+from app.audit import service, stream
 from app.audit.schemas import ChainOut, EventOut
 from app.http import pagination
 from app.http.dependencies import SessionDep
@@ -12,6 +14,8 @@ from app.http.pagination import Limit
 from app.http.routing import router as new_router
 
 router = new_router("/v1", tag="Audit")
+
+live = new_router("/v1/events", tag="Events")
 
 After = Annotated[int, Query(ge=0, le=2**62, description="The last sequence number that you have.")]
 
@@ -31,3 +35,16 @@ def verify_chain(session: SessionDep) -> ChainOut:
     return ChainOut(
         valid=found.broken_at is None, events=found.events, head=found.head, broken_at=found.broken_at
     )
+
+
+@live.get("/stream", response_class=EventSourceResponse)
+async def stream_events(
+    request: Request,
+    last_event_id: Annotated[
+        int | None, Header(ge=0, le=2**62, description="The `id` of the last event that you have.")
+    ] = None,
+) -> AsyncIterator[ServerSentEvent]:
+    """Follow what happens: names and ids, from now on or from where you left off, for ten minutes."""
+    state = request.app.state
+    async for each in stream.follow(state.hub, state.transaction, after=last_event_id):
+        yield ServerSentEvent(id=str(each.seq), event=each.kind, data=each.ids)

@@ -69,6 +69,8 @@ class RequestApproved(Event):
     request: UUID
     principal: UUID
     record_set_hash: str
+    level: str
+    policy: str
     at: datetime
 
 
@@ -92,6 +94,7 @@ class RequestRejected(Event):
     request: UUID
     principal: UUID
     ground: str
+    notified_on: str
     at: datetime
 
 
@@ -118,6 +121,20 @@ class TargetConcluded(Event):
     outcome: str
     certificate: UUID | None
     version: UUID | None
+    at: datetime
+
+
+@dataclass(frozen=True)
+class TargetUpgraded(Event):
+    """What one model had erased approximately is exact now; another certificate says so."""
+
+    KIND: ClassVar[str] = "target.upgraded"
+
+    request: UUID
+    model: UUID
+    outcome: str
+    certificate: UUID
+    version: UUID
     at: datetime
 
 
@@ -186,12 +203,13 @@ class KeyRevoked(Event):
 
 @dataclass(frozen=True)
 class JobOpened(Event):
-    """A batch of requests against one model began; `reason` says why now."""
+    """A batch of requests against one model began, or a compaction (`work`); `reason` says why now."""
 
     KIND: ClassVar[str] = "job.opened"
 
     job: UUID
     model: UUID
+    work: str
     reason: str
     requests: int
     policy: str
@@ -325,7 +343,48 @@ class QualificationLapsed(Event):
     at: datetime
 
 
+@dataclass(frozen=True)
+class AuditOpened(Event):
+    """Certificates of a job's attempt are to be audited deeply; who and why was decided by rule and lot."""
+
+    KIND: ClassVar[str] = "audit.opened"
+
+    audit: UUID
+    job: UUID
+    attempt: int
+    requests: int
+    causes: tuple[str, ...]
+    policy: str
+    at: datetime
+
+
+@dataclass(frozen=True)
+class AuditConcluded(Event):
+    """A deep audit came to an end; `void` if it could not be held."""
+
+    KIND: ClassVar[str] = "audit.concluded"
+
+    audit: UUID
+    job: UUID
+    outcome: str
+    reasons: tuple[str, ...]
+    withdrawn: int
+    policy: str
+    at: datetime
+
+
 # Certificates, of app.certificates
+
+
+@dataclass(frozen=True)
+class CertificateWithdrawn(Event):
+    """What a certificate says was found not to stand; from now on its state says so."""
+
+    KIND: ClassVar[str] = "certificate.withdrawn"
+
+    certificate: UUID
+    reason: str
+    at: datetime
 
 
 @dataclass(frozen=True)
@@ -348,6 +407,17 @@ class CertificateReleased(Event):
     KIND: ClassVar[str] = "certificate.released"
 
     certificate: UUID
+    at: datetime
+
+
+@dataclass(frozen=True)
+class CertificateSuperseded(Event):
+    """A newer certificate of the same request and model, named by its identity, takes its place."""
+
+    KIND: ClassVar[str] = "certificate.superseded"
+
+    certificate: UUID
+    by_pae_sha256: str
     at: datetime
 
 
@@ -457,6 +527,18 @@ class ModelResumed(Event):
 
     model: UUID
     principal: UUID
+    at: datetime
+
+
+@dataclass(frozen=True)
+class CompactionAsked(Event):
+    """Somebody asked that what a line erased approximately be made exact now."""
+
+    KIND: ClassVar[str] = "model.compaction_asked"
+
+    model: UUID
+    principal: UUID
+    requests: int
     at: datetime
 
 
@@ -601,4 +683,268 @@ class VersionPublished(Event):
     publish_epoch: int
     erasure_epoch: int
     replicas: int
+    at: datetime
+
+
+# The clock, holds and exemptions, of app.erasure
+
+
+@dataclass(frozen=True)
+class IdentityConfirmed(Event):
+    """A doubted identity was proven; `method` says how, never by what."""
+
+    KIND: ClassVar[str] = "request.identity_confirmed"
+
+    request: UUID
+    principal: UUID
+    method: str
+    at: datetime
+
+
+@dataclass(frozen=True)
+class ClockPaused(Event):
+    """The person was asked who they are; until they answer, the clock stands still."""
+
+    KIND: ClassVar[str] = "request.clock_paused"
+
+    request: UUID
+    principal: UUID
+    asked_on: str
+    at: datetime
+
+
+@dataclass(frozen=True)
+class ClockResumed(Event):
+    """The question was answered; `paused_days` counts all pauses of the request."""
+
+    KIND: ClassVar[str] = "request.clock_resumed"
+
+    request: UUID
+    principal: UUID
+    answered_on: str
+    paused_days: int
+    due_on: str
+    at: datetime
+
+
+@dataclass(frozen=True)
+class RequestExtended(Event):
+    """The answer may take three months from receipt; the person was told so inside the first."""
+
+    KIND: ClassVar[str] = "request.extended"
+
+    request: UUID
+    principal: UUID
+    reason: str
+    notified_on: str
+    due_on: str
+    at: datetime
+
+
+@dataclass(frozen=True)
+class DeadlineWarned(Event):
+    """A request is so many days before its date, pauses not counted; 0 days: the date has passed."""
+
+    KIND: ClassVar[str] = "request.deadline"
+
+    request: UUID
+    days: int
+    due_on: str
+    at: datetime
+
+
+@dataclass(frozen=True)
+class RequestSentBack(Event):
+    """A reviewer wants a request looked at again; approvals of it are void."""
+
+    KIND: ClassVar[str] = "request.sent_back"
+
+    request: UUID
+    principal: UUID
+    at: datetime
+
+
+@dataclass(frozen=True)
+class RecordsExempted(Event):
+    """So many of a request's records are kept on a ground of Art. 17(3); without one, no longer."""
+
+    KIND: ClassVar[str] = "request.exempted"
+
+    request: UUID
+    principal: UUID
+    records: int
+    ground: str | None
+    at: datetime
+
+
+@dataclass(frozen=True)
+class RefusalNotified(Event):
+    """The person was told what is refused and why, and where to complain (Art. 12(4))."""
+
+    KIND: ClassVar[str] = "request.refusal_notified"
+
+    request: UUID
+    principal: UUID
+    notified_on: str
+    at: datetime
+
+
+@dataclass(frozen=True)
+class HoldPlaced(Event):
+    """A request, a record or a model (`subject`) must not be erased from for now."""
+
+    KIND: ClassVar[str] = "hold.placed"
+
+    hold: UUID
+    principal: UUID
+    subject: str
+    reason: str
+    expires_at: datetime
+    at: datetime
+
+
+@dataclass(frozen=True)
+class HoldEnded(Event):
+    """A hold was lifted by a second person, or expired without one."""
+
+    KIND: ClassVar[str] = "hold.ended"
+
+    hold: UUID
+    principal: UUID | None
+    how: str
+    at: datetime
+
+
+@dataclass(frozen=True)
+class RequestHeld(Event):
+    """A hold keeps a request out of batches; its clock goes on running."""
+
+    KIND: ClassVar[str] = "request.held"
+
+    request: UUID
+    hold: UUID
+    executing: int
+    """In how many models it is too late: their jobs had begun."""
+    at: datetime
+
+
+@dataclass(frozen=True)
+class RequestFreed(Event):
+    """No hold keeps a request any longer."""
+
+    KIND: ClassVar[str] = "request.freed"
+
+    request: UUID
+    at: datetime
+
+
+@dataclass(frozen=True)
+class RequestsSearched(Event):
+    """Somebody asked whether a person has requests here; who the person is, is not kept."""
+
+    KIND: ClassVar[str] = "requests.searched"
+
+    principal: UUID
+    identifiers: int
+    found: int
+    at: datetime
+
+
+# Whoever is told, of app.webhooks and app.intake
+
+
+@dataclass(frozen=True)
+class EndpointCreated(Event):
+    """A URL is to be told of these kinds of events."""
+
+    KIND: ClassVar[str] = "endpoint.created"
+
+    endpoint: UUID
+    principal: UUID
+    kinds: tuple[str, ...]
+    at: datetime
+
+
+@dataclass(frozen=True)
+class EndpointChanged(Event):
+    """What an endpoint is told of, or where, is another; `what` names the fields."""
+
+    KIND: ClassVar[str] = "endpoint.changed"
+
+    endpoint: UUID
+    principal: UUID
+    what: tuple[str, ...]
+    at: datetime
+
+
+@dataclass(frozen=True)
+class EndpointDisabled(Event):
+    """An endpoint is told nothing more: somebody asked, or it answered 410, or failed for days."""
+
+    KIND: ClassVar[str] = "endpoint.disabled"
+
+    endpoint: UUID
+    principal: UUID | None
+    reason: str
+    stopped: int
+    """How many deliveries were under way."""
+    at: datetime
+
+
+@dataclass(frozen=True)
+class EndpointEnabled(Event):
+    """An endpoint is told again."""
+
+    KIND: ClassVar[str] = "endpoint.enabled"
+
+    endpoint: UUID
+    principal: UUID
+    at: datetime
+
+
+@dataclass(frozen=True)
+class SecretRotated(Event):
+    """An endpoint's messages are signed by new keys, for a day by the old ones too."""
+
+    KIND: ClassVar[str] = "endpoint.secret_rotated"
+
+    endpoint: UUID
+    principal: UUID
+    at: datetime
+
+
+@dataclass(frozen=True)
+class DeliveryFailed(Event):
+    """A message was given up; `message` is its id, `status` what the endpoint answered last."""
+
+    KIND: ClassVar[str] = "endpoint.delivery_failed"
+
+    endpoint: UUID
+    message: str
+    attempts: int
+    status: int | None
+    at: datetime
+
+
+@dataclass(frozen=True)
+class DeliveriesReplayed(Event):
+    """Messages are delivered once more."""
+
+    KIND: ClassVar[str] = "endpoint.replayed"
+
+    endpoint: UUID
+    principal: UUID
+    messages: int
+    at: datetime
+
+
+@dataclass(frozen=True)
+class CallbackFailed(Event):
+    """A controller could not be told of a request's status; its callback was given up."""
+
+    KIND: ClassVar[str] = "request.callback_failed"
+
+    request: UUID
+    status: str
+    attempts: int
     at: datetime

@@ -26,6 +26,10 @@ class AuditChain:
             .execution_options(populate_existing=True)
         ).one()
 
+    def last(self) -> int:
+        """Return the last sequence number that is committed, without waiting for who writes."""
+        return self.session.scalars(select(AuditHead.seq).where(AuditHead.id == 1)).one()
+
     def append(self, head: AuditHead, row: AuditEvent) -> None:
         """Insert the row and let the locked head follow it."""
         head.seq, head.hash = row.seq, row.hash

@@ -30,6 +30,9 @@ PREFIXES = {
     "dataset": "ds",
     "principal": "pr",
     "key": "key",
+    "hold": "hold",
+    "endpoint": "whe",
+    "audit": "aud",
 }
 
 
@@ -91,6 +94,16 @@ def history(session: Session, subject_id: str, *, after: int = 0, limit: int = P
 def listing(session: Session, *, after: int = 0, limit: int = PAGE_ROWS_MAX) -> list[Entry]:
     """Return the events after a sequence number, oldest first."""
     settle(session)
+    return _entries(AuditChain(session).since(after, limit=min(limit, PAGE_ROWS_MAX)))
+
+
+def last(session: Session) -> int:
+    """Return the last sequence number that is committed; the sequence has no gaps and is in commit order."""
+    return AuditChain(session).last()
+
+
+def since(session: Session, after: int, *, limit: int = PAGE_ROWS_MAX) -> list[Entry]:
+    """Return the committed events after a sequence number, oldest first."""
     return _entries(AuditChain(session).since(after, limit=min(limit, PAGE_ROWS_MAX)))
 
 

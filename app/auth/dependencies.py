@@ -14,20 +14,26 @@ from app.auth import service
 from app.auth.scopes import Scope
 from app.auth.service import Caller
 from app.http import idempotency
-from app.http.dependencies import KeyringDep, NowDep, RawBodyDep, SessionDep
+from app.http.dependencies import KeyringDep, NowDep, RawBodyDep, SessionDep, keyring, now
+from app.http.limiting import RateLimiter
+from app.storage.database import Transaction
 
 _bearer = HTTPBearer(auto_error=False, scheme_name="API key", description="`lethe_...`")
 
 
 def authenticate(
+    request: Request,
     session: SessionDep,
-    keyring: KeyringDep,
-    now: NowDep,
+    keys: KeyringDep,
+    at: NowDep,
     bearer: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
 ) -> Caller:
-    """Return who holds the key in the Authorization header."""
+    """Return who holds the key in the Authorization header, if there is room for another call of theirs."""
     token = bearer.credentials if bearer is not None else None
-    return service.authenticate(session, keyring.api, token, at=now)
+    caller = service.authenticate(session, keys.api, token, at=at)
+    limiter: RateLimiter = request.app.state.limiter
+    limiter.require(caller.principal_id, request.method)
+    return caller
 
 
 CallerDep = Annotated[Caller, Depends(authenticate, scope="function")]
@@ -50,15 +56,30 @@ def acts(scope: Scope) -> Callable[..., Caller]:
         caller: CallerDep,
         request: Request,
         session: SessionDep,
-        keyring: KeyringDep,
+        keys: KeyringDep,
         body: RawBodyDep,
-        now: NowDep,
+        at: NowDep,
     ) -> Caller:
         caller.require(scope)
         if request.method == "POST":
             request.state.claim = idempotency.claim(
-                session, keyring.idempotency, request, body, principal_id=caller.principal_id, at=now
+                session, keys.idempotency, request, body, principal_id=caller.principal_id, at=at
             )
+        return caller
+
+    return allowed
+
+
+def watches(scope: Scope) -> Callable[..., Caller]:
+    """Return the dependency for calls that may wait: as `asks`, in a transaction that ends before."""
+
+    def allowed(
+        request: Request, bearer: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
+    ) -> Caller:
+        transaction: Transaction = request.app.state.transaction
+        with transaction() as session:
+            caller = authenticate(request, session, keyring(request), now(request), bearer)
+        caller.require(scope)
         return caller
 
     return allowed
@@ -66,12 +87,16 @@ def acts(scope: Scope) -> Callable[..., Caller]:
 
 RequestsCreate = Annotated[Caller, Depends(acts(Scope.REQUESTS_CREATE), scope="function")]
 RequestsRead = Annotated[Caller, Depends(asks(Scope.REQUESTS_READ), scope="function")]
+RequestsWatch = Annotated[Caller, Depends(watches(Scope.REQUESTS_READ))]
+RequestsExtend = Annotated[Caller, Depends(acts(Scope.REQUESTS_EXTEND), scope="function")]
+RequestsHold = Annotated[Caller, Depends(acts(Scope.REQUESTS_HOLD), scope="function")]
 RequestsResolve = Annotated[Caller, Depends(acts(Scope.REQUESTS_RESOLVE), scope="function")]
 RequestsReview = Annotated[Caller, Depends(acts(Scope.REQUESTS_REVIEW), scope="function")]
 RequestsWithdraw = Annotated[Caller, Depends(acts(Scope.REQUESTS_WITHDRAW), scope="function")]
 RecordsRegister = Annotated[Caller, Depends(acts(Scope.RECORDS_REGISTER), scope="function")]
 RecordsLookup = Annotated[Caller, Depends(asks(Scope.RECORDS_LOOKUP), scope="function")]
 JobsRead = Annotated[Caller, Depends(asks(Scope.JOBS_READ), scope="function")]
+JobsWatch = Annotated[Caller, Depends(watches(Scope.JOBS_READ))]
 JobsRun = Annotated[Caller, Depends(acts(Scope.JOBS_RUN), scope="function")]
 JobsCancel = Annotated[Caller, Depends(acts(Scope.JOBS_CANCEL), scope="function")]
 ModelsRead = Annotated[Caller, Depends(asks(Scope.MODELS_READ), scope="function")]
@@ -81,4 +106,5 @@ ModelsFreeze = Annotated[Caller, Depends(acts(Scope.MODELS_FREEZE), scope="funct
 CertificatesRead = Annotated[Caller, Depends(asks(Scope.CERTIFICATES_READ), scope="function")]
 CertificatesTake = Annotated[Caller, Depends(acts(Scope.CERTIFICATES_READ), scope="function")]
 AuditRead = Annotated[Caller, Depends(asks(Scope.AUDIT_READ), scope="function")]
+WebhooksManage = Annotated[Caller, Depends(acts(Scope.WEBHOOKS_MANAGE), scope="function")]
 KeysManage = Annotated[Caller, Depends(acts(Scope.KEYS_MANAGE), scope="function")]

@@ -42,6 +42,13 @@ class Callers:
             .where(ApiKey.mac == mac, ApiKey.revoked_at.is_(None), ApiKey.expires_at > at)
         ).one_or_none()
 
+    def scopes_of(self, principal_id: UUID) -> frozenset[str]:
+        """Return every scope of a principal's keys that were not revoked."""
+        found = self.session.scalars(
+            select(ApiKey.scopes).where(ApiKey.principal_id == principal_id, ApiKey.revoked_at.is_(None))
+        )
+        return frozenset(scope for scopes in found for scope in scopes)
+
     def keys(self, *, after: tuple[datetime, UUID] | None, limit: int) -> Sequence[Row[ApiKey, Principal]]:
         """Return the keys, newest first, from after a place on."""
         query = (

@@ -15,6 +15,7 @@ from app.storage.database import Session
 from app.tables import ApiKey, Principal
 
 KEY_DAYS_MAX = 365
+_BOTH = frozenset({Scope.KEYS_MANAGE, Scope.REQUESTS_REVIEW})
 
 
 class Unauthenticated(Forbidden):
@@ -110,6 +111,8 @@ def hand_out_key(
     else:
         assert name is not None
         principal = create_principal(session, name=name, kind=kind, at=at)
+    if Callers(session).scopes_of(principal.id) | set(scopes) >= _BOTH:
+        raise Conflict("nobody both hands out keys and approves", code="separation-of-duties")
     key, token = create_key(session, secret, principal_id=principal.id, scopes=scopes, at=at, days=days)
     return key, principal, token
 
@@ -128,6 +131,15 @@ def authenticate(session: Session, secret: bytes, token: str | None, *, at: date
         person=principal.kind == "person",
         scopes=frozenset(key.scopes),
     )
+
+
+def hands_out_keys(session: Session, caller: Caller) -> bool:
+    """Return whether a caller can make keys, by this key or by another one of the same principal.
+
+    Whoever can make keys could make a second person.
+    """
+    manages = Scope.KEYS_MANAGE
+    return manages in caller.scopes or manages in Callers(session).scopes_of(caller.principal_id)
 
 
 def list_keys(

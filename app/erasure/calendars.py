@@ -24,12 +24,18 @@ class Calendar:
     """One jurisdiction's holidays, in one zone."""
 
     name: str
+    jurisdiction: str
     zone: ZoneInfo
     days: Container[date]
 
     def day_of(self, instant: datetime) -> date:
         """Return the local day on which something happened."""
         return instant.astimezone(self.zone).date()
+
+    @staticmethod
+    def knows(day: date) -> bool:
+        """Return whether the list covers a day's year; where it does not, only weekends count."""
+        return day.year in YEARS
 
     def end_of(self, day: date) -> datetime:
         """Return the first instant after a local day, in UTC."""
@@ -38,12 +44,13 @@ class Calendar:
 
 @cache
 def load(jurisdiction: str, time_zone: str) -> Calendar:
-    """Return the calendar of a jurisdiction: `EU`, or a country by its ISO code (`DE`)."""
+    """Return the calendar of a jurisdiction: `EU`, a country (`DE`), or a part of one (`DE-BY`; ISO 3166)."""
     if jurisdiction == EU:
         listed = holidays.financial_holidays("XECB", years=YEARS)
         source = "target"
     else:
-        listed = holidays.country_holidays(jurisdiction, years=YEARS, observed=False)
+        country, _, part = jurisdiction.partition("-")
+        listed = holidays.country_holidays(country, subdiv=part or None, years=YEARS, observed=False)
         source = jurisdiction.lower()
     release = version("holidays")
-    return Calendar(f"{source}/holidays-{release}", ZoneInfo(time_zone), frozenset(listed))
+    return Calendar(f"{source}/holidays-{release}", jurisdiction, ZoneInfo(time_zone), frozenset(listed))

@@ -15,6 +15,7 @@ class State(StrEnum):
     """Where a request stands; from `scheduled` to `completed` also where one of its targets does."""
 
     RECEIVED = "received"
+    IDENTITY_PENDING = "identity_pending"
     TRIAGE = "triage"
     AWAITING_APPROVAL = "awaiting_approval"
     NO_MATCH = "no_match"
@@ -27,30 +28,20 @@ class State(StrEnum):
     REJECTED = "rejected"
 
 
-class Ground(StrEnum):
-    """Why a request may be refused: paragraphs of GDPR Art. 12 and 17."""
-
-    UNFOUNDED_OR_EXCESSIVE = "12.5"
-    IDENTITY = "12.6"
-    EXPRESSION = "17.3.a"
-    LEGAL_OBLIGATION = "17.3.b"
-    PUBLIC_HEALTH = "17.3.c"
-    RESEARCH = "17.3.d"
-    LEGAL_CLAIMS = "17.3.e"
-
-
 class Reason(StrEnum):
     """Why one state follows another."""
 
     ACCEPTED = "accepted"
-    """The source vouches for the identity."""
+    """The source vouches for the identity, or proof of it was accepted."""
+    DOUBTED = "doubted"
+    """The source does not vouch for the identity; the deadline runs all the same."""
     FOUND = "found"
     NOTHING_FOUND = "nothing_found"
     APPROVED = "approved"
     NOT_TRAINED = "not_trained"
     """Approved, and no model ever learned one of the records."""
-    SET_CHANGED = "set_changed"
-    """The records or the models are others than were hashed; approvals are void."""
+    REOPENED = "reopened"
+    """Other records or models than were hashed, a hold, a doubt, sent back: approvals are void."""
     STARTED = "started"
     MADE = "made"
     PASSED = "passed"
@@ -62,6 +53,14 @@ class Reason(StrEnum):
     REJECTED = "rejected"
 
 
+class Sort(StrEnum):
+    """In which order requests are listed."""
+
+    NEWEST = "-created_at"
+    DUE = "due_at"
+    """What is due next comes first: what the officer does, and the planner too."""
+
+
 OUTCOMES = ("failed", "inconclusive", "executed", "verified", "certified", "exact")
 """What a model's part may end with, weakest first: the levels of `app.verification`."""
 
@@ -69,12 +68,14 @@ S, R = State, Reason
 
 TRANSITIONS: dict[tuple[State, State], Reason] = {
     (S.RECEIVED, S.TRIAGE): R.ACCEPTED,
+    (S.RECEIVED, S.IDENTITY_PENDING): R.DOUBTED,
+    (S.IDENTITY_PENDING, S.TRIAGE): R.ACCEPTED,
     (S.TRIAGE, S.AWAITING_APPROVAL): R.FOUND,
     (S.TRIAGE, S.NO_MATCH): R.NOTHING_FOUND,
     (S.AWAITING_APPROVAL, S.SCHEDULED): R.APPROVED,
     (S.AWAITING_APPROVAL, S.COMPLETED): R.NOT_TRAINED,
-    (S.AWAITING_APPROVAL, S.TRIAGE): R.SET_CHANGED,
-    (S.SCHEDULED, S.TRIAGE): R.SET_CHANGED,
+    (S.AWAITING_APPROVAL, S.TRIAGE): R.REOPENED,
+    (S.SCHEDULED, S.TRIAGE): R.REOPENED,
     (S.SCHEDULED, S.UNLEARNING): R.STARTED,
     (S.UNLEARNING, S.VERIFYING): R.MADE,
     (S.VERIFYING, S.PUBLISHING): R.PASSED,
@@ -84,9 +85,11 @@ TRANSITIONS: dict[tuple[State, State], Reason] = {
     (S.VERIFYING, S.SCHEDULED): R.RETURNED,
     (S.PUBLISHING, S.SCHEDULED): R.RETURNED,
     (S.RECEIVED, S.WITHDRAWN): R.WITHDRAWN,
+    (S.IDENTITY_PENDING, S.WITHDRAWN): R.WITHDRAWN,
     (S.TRIAGE, S.WITHDRAWN): R.WITHDRAWN,
     (S.AWAITING_APPROVAL, S.WITHDRAWN): R.WITHDRAWN,
     (S.SCHEDULED, S.WITHDRAWN): R.WITHDRAWN,
+    (S.IDENTITY_PENDING, S.REJECTED): R.REJECTED,
     (S.TRIAGE, S.REJECTED): R.REJECTED,
     (S.AWAITING_APPROVAL, S.REJECTED): R.REJECTED,
 }
@@ -95,9 +98,9 @@ STAGES = (S.SCHEDULED, S.UNLEARNING, S.VERIFYING, S.PUBLISHING, S.COMPLETED)
 """What a target walks, in order."""
 
 ENDS = frozenset({S.COMPLETED, S.NO_MATCH, S.WITHDRAWN, S.REJECTED})
-
-APPROVALS_OF_FEW, APPROVALS_OF_MANY = 1, 2
-FEW_RECORDS_MAX = 1_000
+OPEN = frozenset(S) - ENDS
+"""Where the deadline still runs."""
+BEFORE_APPROVAL = frozenset({S.IDENTITY_PENDING, S.TRIAGE, S.AWAITING_APPROVAL})
 
 
 class NotPossible(Conflict):
@@ -138,11 +141,6 @@ def weakest(outcomes: Iterable[str]) -> str:
 def begun(stages: Iterable[State]) -> bool:
     """Return whether any target has left `scheduled`: from then on there is no way back."""
     return any(stage is not S.SCHEDULED for stage in stages)
-
-
-def approvals_needed(records: int) -> int:
-    """Return how many people must approve a set of this size."""
-    return APPROVALS_OF_FEW if records <= FEW_RECORDS_MAX else APPROVALS_OF_MANY
 
 
 def _reachable() -> frozenset[State]:

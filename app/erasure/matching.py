@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
+from app.erasure import exemptions
 from app.erasure.repository import ErasureRequests
 from app.errors import Invalid, NotFound
 from app.http import ids
@@ -26,6 +27,8 @@ class Identifier:
 
     type: str
     value: str
+    hashed: bool = False
+    """Whether the value is the SHA-256 of the normalised one, as other systems hand it on."""
 
     def __repr__(self) -> str:
         """Show the kind alone."""
@@ -46,16 +49,24 @@ class RecordSet:
     """What a request concerns, and the hash that stands for exactly this."""
 
     records: tuple[tuple[int, UUID], ...]
+    exempt: tuple[str | None, ...]
+    """Of each record in turn: on which ground it is kept."""
     models: tuple[UUID, ...]
     hash: bytes
+
+    @property
+    def grounds(self) -> frozenset[str]:
+        """Return the grounds on which records of it are kept."""
+        return frozenset(ground for ground in self.exempt if ground is not None)
 
 
 def macs(key: bytes, identifiers: Sequence[Identifier]) -> list[bytes]:
     """Return the keyed hashes of a person's identifiers; Invalid names the place of an unreadable one."""
     hashed = []
     for index, identifier in enumerate(identifiers):
+        mac = content.subject_mac_of_digest if identifier.hashed else content.subject_mac
         try:
-            hashed.append(content.subject_mac(key, identifier.type, identifier.value))
+            hashed.append(mac(key, identifier.type, identifier.value))
         except Invalid as error:
             raise Invalid(
                 "an identifier cannot be read", errors=[(f"/subject/{index}/value", error.code)]
@@ -85,22 +96,24 @@ def record_set(session: Session, request: ErasureRequest) -> RecordSet:
     """
     requests = ErasureRequests(session)
     approved = [target.model_id for target in requests.targets([request.id])]
-    rows = {
-        row.id: (row.dataset_id, row.arm)
-        for row in requests.records(request.id)
-        if approved or row.erased_at is None
-    }
+    named = requests.records(request.id)
+    exempt = {row.id: row.exempt for row in named}
+    rows = {row.id: (row.dataset_id, row.arm) for row in named if approved or row.erased_at is None}
     rows |= {
         match.id: (match.dataset_id, match.arm)
         for match in records.locate(session, [bytes(mac) for mac in request.subject_macs])
     }
-    learned = [id_ for id_, (_, arm) in rows.items() if arm == TRAINED_ARM]
+    learned = [id_ for id_, (_, arm) in rows.items() if arm == TRAINED_ARM and exempt.get(id_) is None]
     models = sorted({*approved, *(model.id for model in registry.that_know(session, learned))})
     return RecordSet(
         records=tuple((id_, dataset_id) for id_, (dataset_id, _) in sorted(rows.items())),
+        exempt=tuple(exempt.get(id_) for id_ in sorted(rows)),
         models=tuple(models),
         hash=content.record_set_hash(
             [ids.encode("mdl", model_id) for model_id in models],
-            [(ids.encode("ds", dataset_id), f"rec_{id_}", "erase") for id_, (dataset_id, _) in rows.items()],
+            [
+                (ids.encode("ds", dataset_id), f"rec_{id_}", exemptions.action(exempt.get(id_)))
+                for id_, (dataset_id, _) in rows.items()
+            ],
         ),
     )

@@ -1,17 +1,70 @@
-"""All SQL about requests, their records, their targets and their approvals."""
+"""All SQL about requests, their records, targets, approvals and pauses, and about what holds them."""
 
-from collections.abc import Collection, Sequence
-from datetime import datetime
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime
 from uuid import UUID
 
-from sqlalchemy import Row, delete, insert, select, tuple_, update
+from sqlalchemy import (
+    ColumnElement,
+    Date,
+    Row,
+    and_,
+    cast,
+    delete,
+    exists,
+    func,
+    insert,
+    or_,
+    select,
+    tuple_,
+    update,
+)
+from sqlalchemy.dialects.postgresql import array
+from sqlalchemy.orm import InstrumentedAttribute
 from sqlalchemy.orm.attributes import set_committed_value
 
+from app.erasure.lifecycle import OPEN, Sort
 from app.errors import Conflict
 from app.storage.database import Session
-from app.tables import Approval, ErasureRequest, Record, RequestRecord, RequestTarget
+from app.tables import (
+    Approval,
+    ClockPause,
+    ErasureRequest,
+    Hold,
+    Record,
+    RequestRecord,
+    RequestTarget,
+)
 
-OPEN = ("received", "triage", "awaiting_approval", "scheduled", "unlearning", "verifying", "publishing")
+_OPEN = tuple(sorted(state.value for state in OPEN))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Filter:
+    """Which requests a list shows; what is None does not matter."""
+
+    states: tuple[str, ...] = ()
+    attention: bool | None = None
+    attention_reason: str | None = None
+    overdue: bool | None = None
+    due_before: date | None = None
+    due_from: date | None = None
+    on_hold: bool | None = None
+    clock_paused: bool | None = None
+    dataset: UUID | None = None
+    model: UUID | None = None
+    external_ref: str | None = None
+    subject_macs: tuple[bytes, ...] = ()
+
+
+def overdue(now: datetime) -> ColumnElement[bool]:
+    """Return the condition of R1: open and past its date; while its clock stands still it is not."""
+    return and_(
+        ErasureRequest.state.in_(_OPEN),
+        ErasureRequest.due_at <= now,
+        ErasureRequest.clock_paused.is_(False),
+    )
 
 
 class ErasureRequests:
@@ -65,28 +118,91 @@ class ErasureRequests:
         set_committed_value(request, "state", to)
         set_committed_value(request, "version", moved)
 
+    def touch(self, request: ErasureRequest) -> None:
+        """Count the version: something that is shown of the request has changed."""
+        self.session.flush()
+        counted = self.session.scalar(
+            update(ErasureRequest)
+            .where(ErasureRequest.id == request.id, ErasureRequest.version == request.version)
+            .values(version=ErasureRequest.version + 1)
+            .returning(ErasureRequest.version)
+            .execution_options(synchronize_session=False)
+        )
+        if counted is None:
+            raise Conflict("the request was changed by another call", code="changed-meanwhile")
+        set_committed_value(request, "version", counted)
+
     def page(
         self,
+        chosen: Filter,
         *,
-        states: Collection[str],
-        attention: bool | None,
+        sort: Sort,
+        now: datetime,
         after: tuple[datetime, UUID] | None,
         limit: int,
     ) -> Sequence[ErasureRequest]:
-        """Return requests, newest first, from after a place on."""
-        query = (
-            select(ErasureRequest)
-            .order_by(ErasureRequest.created_at.desc(), ErasureRequest.id.desc())
-            .limit(limit)
+        """Return requests in the order asked for, from after a place on."""
+        by: InstrumentedAttribute[datetime]
+        by, newest_first = (
+            (ErasureRequest.created_at, True) if sort is Sort.NEWEST else (ErasureRequest.due_at, False)
         )
-        if states:
-            query = query.where(ErasureRequest.state.in_(states))
-        if attention is not None:
-            needed = ErasureRequest.attention.is_not(None)
-            query = query.where(needed if attention else ~needed)
+        place = tuple_(by, ErasureRequest.id)
+        order = (by.desc(), ErasureRequest.id.desc()) if newest_first else (by, ErasureRequest.id)
+        query = select(ErasureRequest).where(*_conditions(chosen, now)).order_by(*order).limit(limit)
         if after is not None:
-            query = query.where(tuple_(ErasureRequest.created_at, ErasureRequest.id) < after)
+            query = query.where(place < after if newest_first else place > after)
         return self.session.scalars(query).all()
+
+    def open_of(self, macs: Sequence[bytes], *, besides: UUID) -> UUID | None:
+        """Return the oldest open request that was made with one of these identifiers."""
+        if not macs:
+            return None
+        return self.session.scalar(
+            select(ErasureRequest.id)
+            .where(
+                ErasureRequest.subject_macs.overlap(array(macs)),
+                ErasureRequest.state.in_(_OPEN),
+                ErasureRequest.id != besides,
+            )
+            .order_by(ErasureRequest.created_at, ErasureRequest.id)
+            .limit(1)
+        )
+
+    def to_warn_of(
+        self, *, policy: str, warn_days: Collection[int], now: datetime, limit: int
+    ) -> Sequence[UUID]:
+        """Return open requests of which a nearer warning is due than was given, nearest date first."""
+        today = cast(func.timezone(ErasureRequest.time_zone, now), Date)
+        left = ErasureRequest.due_without_pause - today
+        given = func.coalesce(ErasureRequest.alerted_days, max(warn_days) + 1)
+        due = [and_(left <= days, given > days) for days in warn_days]
+        return self.session.scalars(
+            select(ErasureRequest.id)
+            .where(
+                ErasureRequest.state.in_(_OPEN),
+                ErasureRequest.policy == policy,
+                or_(and_(left < 0, given > 0), *due),
+            )
+            .order_by(ErasureRequest.due_without_pause, ErasureRequest.id)
+            .limit(limit)
+        ).all()
+
+    def counts(self, now: datetime) -> Sequence[Row[str, int, int, datetime | None]]:
+        """Return (state, how many, how many overdue, the nearest date) of open requests."""
+        late = func.count().filter(overdue(now))
+        return self.session.execute(
+            select(ErasureRequest.state, func.count(), late, func.min(ErasureRequest.due_at))
+            .where(ErasureRequest.state.in_(_OPEN))
+            .group_by(ErasureRequest.state)
+        ).all()
+
+    def attentions(self) -> Sequence[Row[str | None, int]]:
+        """Return (reason, how many) of what needs a person."""
+        return self.session.execute(
+            select(ErasureRequest.attention, func.count())
+            .where(ErasureRequest.attention.is_not(None))
+            .group_by(ErasureRequest.attention)
+        ).all()
 
     # Records
 
@@ -96,14 +212,55 @@ class ErasureRequests:
             rows = [{"request_id": request_id, "record_id": record_id} for record_id in record_ids]
             self.session.execute(insert(RequestRecord), rows)
 
-    def records(self, request_id: UUID) -> Sequence[Row[int, UUID, str, datetime | None]]:
-        """Return (id, dataset, arm, when erased) of the records that the request names."""
+    def records(self, request_id: UUID) -> Sequence[Row[int, UUID, str, datetime | None, str | None]]:
+        """Return (id, dataset, arm, when erased, why exempt) of the records that the request names."""
         return self.session.execute(
-            select(Record.id, Record.dataset_id, Record.arm, Record.erased_at)
+            select(Record.id, Record.dataset_id, Record.arm, Record.erased_at, RequestRecord.exempt)
             .join(RequestRecord, RequestRecord.record_id == Record.id)
             .where(RequestRecord.request_id == request_id)
             .order_by(Record.id)
         ).all()
+
+    def records_page(
+        self, request_id: UUID, *, after: int, limit: int
+    ) -> Sequence[Row[int, UUID, str, datetime | None, str | None]]:
+        """Return a page of the same, by id."""
+        return self.session.execute(
+            select(Record.id, Record.dataset_id, Record.arm, Record.erased_at, RequestRecord.exempt)
+            .join(RequestRecord, RequestRecord.record_id == Record.id)
+            .where(RequestRecord.request_id == request_id, Record.id > after)
+            .order_by(Record.id)
+            .limit(limit)
+        ).all()
+
+    def exempt(
+        self, request_id: UUID, record_ids: Collection[int] | None, *, ground: str | None, by: UUID | None
+    ) -> int:
+        """Let records of a request be kept on a ground, or no longer; return how many that changed."""
+        query = update(RequestRecord).where(RequestRecord.request_id == request_id)
+        if record_ids is not None:
+            query = query.where(RequestRecord.record_id.in_(record_ids))
+        changed = self.session.execute(
+            query.where(RequestRecord.exempt.is_distinct_from(ground))
+            .values(exempt=ground, exempted_by=by)
+            .returning(RequestRecord.record_id)
+            .execution_options(synchronize_session=False)
+        )
+        return len(changed.all())
+
+    def grounds(self, request_id: UUID) -> frozenset[str]:
+        """Return the grounds on which records of the request are kept."""
+        found = self.session.scalars(
+            select(RequestRecord.exempt).where(RequestRecord.request_id == request_id).distinct()
+        )
+        return frozenset(each for each in found if each is not None)
+
+    def exempted_by(self, request_id: UUID) -> frozenset[UUID]:
+        """Return who said that records of the request are exempt."""
+        found = self.session.scalars(
+            select(RequestRecord.exempted_by).where(RequestRecord.request_id == request_id).distinct()
+        )
+        return frozenset(each for each in found if each is not None)
 
     # Targets
 
@@ -124,7 +281,7 @@ class ErasureRequests:
             .where(
                 RequestTarget.model_id == model_id,
                 RequestTarget.stage == "scheduled",
-                ErasureRequest.state.in_(OPEN),
+                ErasureRequest.state.in_(_OPEN),
             )
             .order_by(RequestTarget.request_id)
         ).all()
@@ -157,13 +314,149 @@ class ErasureRequests:
             select(Approval).where(Approval.request_id == request_id).order_by(Approval.created_at)
         ).all()
 
-    def approve(self, request_id: UUID, approver_id: UUID, record_set_hash: bytes) -> None:
+    def approval_counts(self, request_ids: Collection[UUID]) -> dict[UUID, int]:
+        """Return how many have approved each of these requests."""
+        rows = self.session.execute(
+            select(Approval.request_id, func.count())
+            .where(Approval.request_id.in_(request_ids))
+            .group_by(Approval.request_id)
+        )
+        return {row[0]: row[1] for row in rows}
+
+    def approve(self, request_id: UUID, approver_id: UUID, record_set_hash: bytes, *, level: str) -> None:
         """Insert one person's word."""
         self.session.add(
-            Approval(request_id=request_id, approver_id=approver_id, record_set_hash=record_set_hash)
+            Approval(
+                request_id=request_id, approver_id=approver_id, record_set_hash=record_set_hash, level=level
+            )
         )
         self.session.flush()
 
     def void_approvals(self, request_id: UUID) -> None:
         """Take back every approval: they were of another set."""
         self.session.execute(delete(Approval).where(Approval.request_id == request_id))
+
+    # The clock
+
+    def pauses(self, request_id: UUID) -> Sequence[ClockPause]:
+        """Return the pauses of a request's clock, in order."""
+        return self.session.scalars(
+            select(ClockPause)
+            .where(ClockPause.request_id == request_id)
+            .order_by(ClockPause.asked_on, ClockPause.id)
+        ).all()
+
+    def add_pause(self, pause: ClockPause) -> None:
+        """Insert a pause."""
+        self.session.add(pause)
+        self.session.flush()
+
+
+class Holds:
+    """Legal holds in one transaction."""
+
+    def __init__(self, session: Session) -> None:
+        """Read and write in the caller's transaction."""
+        self.session = session
+
+    def add(self, hold: Hold) -> None:
+        """Insert a hold."""
+        self.session.add(hold)
+        self.session.flush()
+
+    def locked(self, hold_id: UUID) -> Hold | None:
+        """Return a hold as it is now, locked until the commit."""
+        return self.session.scalars(
+            select(Hold).where(Hold.id == hold_id).with_for_update().execution_options(populate_existing=True)
+        ).one_or_none()
+
+    def page(
+        self, *, active: bool | None, now: datetime, after: tuple[datetime, UUID] | None, limit: int
+    ) -> Sequence[Hold]:
+        """Return holds, newest first, from after a place on."""
+        query = select(Hold).order_by(Hold.created_at.desc(), Hold.id.desc()).limit(limit)
+        if active is not None:
+            query = query.where(_active(now) if active else ~_active(now))
+        if after is not None:
+            query = query.where(tuple_(Hold.created_at, Hold.id) < after)
+        return self.session.scalars(query).all()
+
+    def binding(self, request_id: UUID, model_ids: Collection[UUID], *, now: datetime) -> Sequence[Hold]:
+        """Return the holds that a request stands under, by itself, its records or these models."""
+        named = exists().where(
+            RequestRecord.request_id == request_id, RequestRecord.record_id == Hold.record_id
+        )
+        of = or_(Hold.request_id == request_id, named, Hold.model_id.in_(model_ids))
+        return self.session.scalars(
+            select(Hold).where(_active(now), of).order_by(Hold.created_at, Hold.id)
+        ).all()
+
+    def requests_under(self, hold: Hold) -> Sequence[UUID]:
+        """Return the open requests that a hold may concern, in a fixed order."""
+        if hold.request_id is not None:
+            of = ErasureRequest.id == hold.request_id
+        elif hold.record_id is not None:
+            of = exists().where(
+                RequestRecord.request_id == ErasureRequest.id, RequestRecord.record_id == hold.record_id
+            )
+        else:
+            # Which models an unapproved request concerns, its records say; whoever asks looks there.
+            of = or_(
+                ErasureRequest.state.in_(("identity_pending", "triage", "awaiting_approval")),
+                exists().where(
+                    RequestTarget.request_id == ErasureRequest.id, RequestTarget.model_id == hold.model_id
+                ),
+            )
+        return self.session.scalars(
+            select(ErasureRequest.id).where(of, ErasureRequest.state.in_(_OPEN)).order_by(ErasureRequest.id)
+        ).all()
+
+    def requests_held(self) -> Sequence[UUID]:
+        """Return the open requests that stand under any hold, in a fixed order."""
+        return self.session.scalars(
+            select(ErasureRequest.id)
+            .where(ErasureRequest.legal_hold.is_(True), ErasureRequest.state.in_(_OPEN))
+            .order_by(ErasureRequest.id)
+        ).all()
+
+    def expired(self, now: datetime) -> Sequence[UUID]:
+        """Return holds whose time is over and of which nobody has said so."""
+        return self.session.scalars(
+            select(Hold.id).where(Hold.ended_at.is_(None), Hold.expires_at <= now).order_by(Hold.id)
+        ).all()
+
+
+def _active(now: datetime) -> ColumnElement[bool]:
+    return Hold.ended_at.is_(None) & (Hold.expires_at > now)
+
+
+def _conditions(chosen: Filter, now: datetime) -> list[ColumnElement[bool]]:
+    """Return what a filter asks for, part by part."""
+    row = ErasureRequest
+    parts: list[tuple[object, Callable[[], ColumnElement[bool]]]] = [
+        (chosen.states or None, lambda: row.state.in_(chosen.states)),
+        (chosen.attention, lambda: row.attention.is_not(None).is_(chosen.attention)),
+        (chosen.attention_reason, lambda: row.attention == chosen.attention_reason),
+        (chosen.overdue, lambda: overdue(now).is_(chosen.overdue)),
+        (chosen.due_before, lambda: row.due_on < chosen.due_before),
+        (chosen.due_from, lambda: row.due_on >= chosen.due_from),
+        (chosen.on_hold, lambda: row.legal_hold.is_(chosen.on_hold)),
+        (chosen.clock_paused, lambda: row.clock_paused.is_(chosen.clock_paused)),
+        (chosen.external_ref, lambda: row.external_ref == chosen.external_ref),
+        (chosen.subject_macs or None, lambda: row.subject_macs.overlap(array(chosen.subject_macs))),
+        (chosen.model, lambda: _of_model(chosen.model)),
+        (chosen.dataset, lambda: _of_dataset(chosen.dataset)),
+    ]
+    return [condition() for value, condition in parts if value is not None]
+
+
+def _of_model(model_id: UUID | None) -> ColumnElement[bool]:
+    return exists().where(RequestTarget.request_id == ErasureRequest.id, RequestTarget.model_id == model_id)
+
+
+def _of_dataset(dataset_id: UUID | None) -> ColumnElement[bool]:
+    return exists(
+        select(RequestRecord.record_id)
+        .join(Record, Record.id == RequestRecord.record_id)
+        .where(RequestRecord.request_id == ErasureRequest.id, Record.dataset_id == dataset_id)
+    )

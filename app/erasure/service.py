@@ -1,60 +1,31 @@
 """What can be done to a request: receive, resolve, approve, withdraw, reject, and what jobs do to it.
 
-Verbs that change a request lock it first, so two of them never decide on the same past; the audit
-chain comes last (`app.audit`). What a request concerns: `matching`.
+What the verbs are made of: `steps`. Its clock: `timing`; what holds it: `holds`; what is read of it:
+`reading`; what it concerns: `matching`.
 """
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
 from app import failpoints, queue
 from app.audit import events
 from app.audit import service as audit
-from app.audit.service import Entry
-from app.erasure import deadlines, matching
+from app.auth import service as auth
+from app.auth.service import Caller
+from app.erasure import deadlines, exemptions, matching, policy, steps
 from app.erasure.calendars import Calendar
-from app.erasure.lifecycle import (
-    ENDS,
-    Ground,
-    State,
-    advance,
-    advance_stage,
-    approvals_needed,
-    begun,
-    earliest,
-    weakest,
-)
+from app.erasure.exemptions import Exemption, Ground
+from app.erasure.lifecycle import ENDS, State, advance_stage, begun, earliest
 from app.erasure.matching import Identifier, NamedRecords, RecordSet
-from app.erasure.repository import ErasureRequests
-from app.errors import Conflict, Forbidden, NotFound
-from app.http import ids
+from app.erasure.repository import ErasureRequests, Holds
+from app.erasure.steps import Expected, Notice, View
+from app.errors import Conflict, Forbidden, Invalid, NotFound
 from app.queue import Stage
 from app.records import service as records
 from app.registry import service as registry
 from app.storage.database import Session, after_commit
 from app.tables import ErasureRequest, RequestTarget
-
-NOT_TRAINED = "not_trained"
-
-
-@dataclass(frozen=True, kw_only=True)
-class View:
-    """A request with its targets and approvals, as it is shown."""
-
-    request: ErasureRequest
-    targets: tuple[RequestTarget, ...]
-    approvals: int
-
-    @property
-    def outcome(self) -> str | None:
-        """Return what a completed request ended with: the weakest of its models, or `not_trained`."""
-        if self.request.state != State.COMPLETED:
-            return None
-        outcomes = [target.outcome for target in self.targets if target.outcome is not None]
-        return weakest(outcomes) if outcomes else NOT_TRAINED
-
 
 # What callers do ---------------------------------------------------------------------------------
 
@@ -66,17 +37,24 @@ def receive(
     identifiers: Sequence[Identifier] = (),
     named: NamedRecords | None = None,
     external_ref: str | None = None,
+    vouched: bool = True,
     subject_key: bytes,
     calendar: Calendar,
+    rules: str = "default",
     received_at: datetime,
+    submitted_at: datetime | None = None,
 ) -> View:
-    """Receive a data subject's request to be forgotten (GDPR Art. 17), and find what it concerns."""
+    """Receive a data subject's request to be forgotten (GDPR Art. 17), and find what it concerns.
+
+    Where the source does not vouch for who asks, nothing is searched for before that is proven. Who asked
+    another first (`submitted_at`), whom we serve, is answered in time from then on.
+    """
     macs = matching.macs(subject_key, identifiers)
     requests = ErasureRequests(session)
     if external_ref is not None and requests.by_external_ref(submitted_by, external_ref):
         raise Conflict("a request of yours has this reference", code="external-ref-used")
-    received_on = calendar.day_of(received_at)
-    due_on = deadlines.due(received_on, calendar.days)
+    received_on = calendar.day_of(submitted_at or received_at)
+    dates = deadlines.dates(received_on, calendar.days, target_days=policy.load(rules).internal_target_days)
     request = ErasureRequest(
         state=State.RECEIVED,
         version=1,
@@ -85,100 +63,185 @@ def receive(
         subject_macs=macs,
         received_at=received_at,
         received_on=received_on,
-        due_on=due_on,
-        due_at=calendar.end_of(due_on),
+        due_on=dates.due_on,
+        due_at=calendar.end_of(dates.due_on),
+        due_without_pause=dates.due_without_pause,
+        internal_target=dates.internal_target,
         calendar=f"{deadlines.RULE} {calendar.name}",
+        jurisdiction=calendar.jurisdiction,
+        time_zone=calendar.zone.key,
+        policy=rules,
         records_matched=0,
     )
     requests.add(request)
+    request.duplicate_of = requests.open_of(macs, besides=request.id)
     audit.record(
         session,
-        events.RequestReceived(request.id, submitted_by, len(macs), due_on.isoformat(), received_at),
+        events.RequestReceived(request.id, submitted_by, len(macs), dates.due_on.isoformat(), received_at),
     )
     failpoints.reach("intake.received")
     if named is not None:
         requests.name_records(request.id, matching.named(session, named))
-    _move(session, request, State.TRIAGE, at=received_at)
-    _locate(session, request, at=received_at)
+    if vouched:
+        steps.move(session, request, State.TRIAGE, at=received_at)
+        steps.locate(session, request, at=received_at)
+    else:
+        steps.move(session, request, State.IDENTITY_PENDING, at=received_at)
+    if not calendar.knows(dates.due_on):
+        steps.attend(session, request, "calendar", at=received_at)
     failpoints.reach("intake.located")
     audit.settle(session)
     failpoints.reach("intake.audited")
     after_commit(session, lambda: failpoints.reach("intake.committed"))
-    return _view(session, request)
+    return steps.view(session, request)
 
 
-def resolve(session: Session, request_id: UUID, *, at: datetime) -> View:
+def resolve(session: Session, request_id: UUID, *, expecting: Expected = None, at: datetime) -> View:
     """Search again: for what could not be searched before, or because the set has changed."""
-    request = _locked(session, request_id)
+    request = steps.locked(session, request_id, expecting=expecting)
     if request.state == State.AWAITING_APPROVAL:
-        _move(session, request, State.TRIAGE, at=at)
+        steps.move(session, request, State.TRIAGE, at=at)
     if request.state != State.TRIAGE:
         raise Conflict(f"the request is {request.state}", code="not-possible-now")
-    _locate(session, request, at=at)
-    return _view(session, request)
+    steps.locate(session, request, at=at)
+    return steps.view(session, request)
 
 
 def approve(
     session: Session,
     request_id: UUID,
     *,
-    approver_id: UUID,
-    person: bool,
+    by: Caller,
     record_set_hash: bytes,
+    notice: Notice | None = None,
+    expecting: Expected = None,
     at: datetime,
 ) -> View:
-    """Give a second person's word for exactly this set of records; the last one needed schedules it."""
-    request = _locked(session, request_id)
-    _second_person(request, approver_id, person=person)
-    if request.state != State.AWAITING_APPROVAL:
-        raise Conflict(f"the request is {request.state}", code="not-possible-now")
-    if record_set_hash != request.record_set_hash:
-        raise Conflict("this is not the hash of the request's records", code="record-set-stale")
-    current = matching.record_set(session, request)
-    if current.hash != request.record_set_hash:
-        raise Conflict("records or models were added; resolve the request again", code="record-set-changed")
+    """Give a second person's word for exactly this set of records; the last one needed schedules it.
+
+    Where records are kept, the last word also says that the person was told so (Art. 12(4)); where all
+    of them are, it rejects the request.
+    """
+    request = steps.locked(session, request_id, expecting=expecting)
+    current = _approvable(session, request, by, record_set_hash, at=at)
     requests = ErasureRequests(session)
-    given = {approval.approver_id for approval in requests.approvals(request.id)}
-    if approver_id in given:
+    given = {approval.approver_id: approval.level for approval in requests.approvals(request.id)}
+    if by.principal_id in given:
         raise Conflict("you have approved this set already", code="approved-already")
-    requests.approve(request.id, approver_id, record_set_hash)
-    audit.record(session, events.RequestApproved(request.id, approver_id, record_set_hash.hex(), at))
-    if len(given) + 1 >= approvals_needed(request.records_matched):
+    rules, level = policy.load(request.policy), policy.level_of(by.scopes)
+    if notice is not None and current.grounds:
+        _tell_of_refusal(session, request, notice, by=by, at=at)
+    enough = rules.enough([*given.values(), level], records=request.records_matched, grounds=current.grounds)
+    if enough and current.grounds and request.notified_on is None:
+        raise Conflict("the person must be told what is kept and why", code="notice-missing")
+    requests.approve(request.id, by.principal_id, record_set_hash, level=level)
+    audit.record(
+        session,
+        events.RequestApproved(request.id, by.principal_id, record_set_hash.hex(), level, rules.digest, at),
+    )
+    if not enough:
+        steps.touch(session, request)
+    elif (ground := exemptions.ground_of_all(current.exempt)) is not None:
+        _refuse(session, request, Ground(ground), by=by, at=at)
+    else:
         _schedule(session, request, current, at=at)
-    return _view(session, request)
+    return steps.view(session, request)
 
 
-def withdraw(session: Session, request_id: UUID, *, principal_id: UUID, at: datetime) -> View:
-    """Take a request back; too late once one model has begun."""
-    request = _locked(session, request_id)
-    stages = [State(target.stage) for target in ErasureRequests(session).targets([request.id])]
-    if begun(stages):
+def send_back(
+    session: Session, request_id: UUID, *, by: Caller, expecting: Expected = None, at: datetime
+) -> View:
+    """Have a request looked at again instead of approving it; approvals of it are void."""
+    request = steps.locked(session, request_id, expecting=expecting)
+    steps.second_person(request, by)
+    if begun(steps.stages(ErasureRequests(session).targets([request.id]))):
         raise Conflict("the erasure has begun in one model", code="already-executing")
-    _move(session, request, State.WITHDRAWN, at=at)
+    steps.reopen(session, request, at=at)
+    audit.record(session, events.RequestSentBack(request.id, by.principal_id, at))
+    steps.attend(session, request, "sent_back", at=at)
+    return steps.view(session, request)
+
+
+def exempt(
+    session: Session,
+    request_id: UUID,
+    *,
+    record_ids: Sequence[int] | None,
+    ground: Exemption | None,
+    by: Caller,
+    expecting: Expected = None,
+    at: datetime,
+) -> View:
+    """Propose to keep records on a ground of Art. 17(3), all of them or some; without one, no longer.
+
+    The set is bound anew with what is kept and why, so a second person approves exactly that, and
+    never the one who proposed it.
+    """
+    request = steps.locked(session, request_id, expecting=expecting)
+    steps.person(by)
+    if request.state not in {State.TRIAGE, State.AWAITING_APPROVAL}:
+        raise Conflict(f"the request is {request.state}", code="not-possible-now")
+    requests = ErasureRequests(session)
+    named = {row.id for row in requests.records(request.id)}
+    unknown = [index for index, each in enumerate(record_ids or ()) if each not in named]
+    if unknown:
+        raise Invalid(
+            "the request does not name these records",
+            errors=[(f"/records/{index}", "unknown") for index in unknown],
+        )
+    changed = requests.exempt(
+        request.id, record_ids, ground=ground, by=None if ground is None else by.principal_id
+    )
+    audit.record(session, events.RecordsExempted(request.id, by.principal_id, changed, ground, at))
+    if request.state == State.AWAITING_APPROVAL:
+        steps.move(session, request, State.TRIAGE, at=at)
+    steps.locate(session, request, at=at)
+    return steps.view(session, request)
+
+
+def withdraw(
+    session: Session, request_id: UUID, *, by: Caller, expecting: Expected = None, at: datetime
+) -> View:
+    """Take a request back; too late once one model has begun."""
+    request = steps.locked(session, request_id, expecting=expecting)
+    if begun(steps.stages(ErasureRequests(session).targets([request.id]))):
+        raise Conflict("the erasure has begun in one model", code="already-executing")
+    steps.move(session, request, State.WITHDRAWN, at=at)
     request.concluded_at, request.attention = at, None
-    audit.record(session, events.RequestWithdrawn(request.id, principal_id, at))
-    return _view(session, request)
+    audit.record(session, events.RequestWithdrawn(request.id, by.principal_id, at))
+    return steps.view(session, request)
 
 
 def reject(
-    session: Session, request_id: UUID, *, principal_id: UUID, person: bool, ground: Ground, at: datetime
+    session: Session,
+    request_id: UUID,
+    *,
+    by: Caller,
+    ground: Ground,
+    notice: Notice,
+    expecting: Expected = None,
+    at: datetime,
 ) -> View:
-    """Refuse a request on a ground of the regulation; like an approval, a second person's word."""
-    request = _locked(session, request_id)
-    _second_person(request, principal_id, person=person)
-    _move(session, request, State.REJECTED, at=at)
-    request.ground, request.concluded_at, request.attention = ground, at, None
-    audit.record(session, events.RequestRejected(request.id, principal_id, ground, at))
-    return _view(session, request)
+    """Refuse a request on a ground of the regulation; like an approval, a second person's word.
+
+    The person was told why, and of the ways to complain to an authority and to go to court (Art. 12(4)).
+    """
+    request = steps.locked(session, request_id, expecting=expecting)
+    steps.second_person(request, by)
+    _tell_of_refusal(session, request, notice, by=by, at=at)
+    _refuse(session, request, ground, by=by, at=at)
+    return steps.view(session, request)
 
 
-def release(session: Session, request_id: UUID, *, principal_id: UUID, person: bool, at: datetime) -> View:
+def release(
+    session: Session, request_id: UUID, *, by: Caller, expecting: Expected = None, at: datetime
+) -> View:
     """Let a held result be certified: a second person has looked, and nothing linked was found since.
 
     About one exact result in twenty is detected by chance alone; whether it was chance, a person says.
     """
-    request = _locked(session, request_id)
-    _second_person(request, principal_id, person=person)
+    request = steps.locked(session, request_id, expecting=expecting)
+    steps.second_person(request, by)
     held = [each for each in ErasureRequests(session).targets([request.id]) if each.held is not None]
     if not held:
         raise Conflict("no result of this request is held", code="nothing-held")
@@ -188,12 +251,13 @@ def release(session: Session, request_id: UUID, *, principal_id: UUID, person: b
         )
     for target in held:
         reason = str(target.held)
-        target.held, target.released_by, target.released_at = None, principal_id, at
+        target.held, target.released_by, target.released_at = None, by.principal_id, at
         session.flush()
-        audit.record(session, events.ResultReleased(request.id, target.model_id, principal_id, reason, at))
+        audit.record(session, events.ResultReleased(request.id, target.model_id, by.principal_id, reason, at))
         queue.ring(session, Stage.PLAN, target.model_id)
     request.attention = None
-    return _view(session, request)
+    steps.touch(session, request)
+    return steps.view(session, request)
 
 
 def read(session: Session, request_id: UUID) -> View:
@@ -201,43 +265,16 @@ def read(session: Session, request_id: UUID) -> View:
     request = ErasureRequests(session).get(request_id)
     if request is None:
         raise NotFound("there is no such request")
-    return _view(session, request)
-
-
-def listing(
-    session: Session,
-    *,
-    states: Collection[State] = (),
-    attention: bool | None = None,
-    after: tuple[datetime, UUID] | None = None,
-    limit: int,
-) -> list[View]:
-    """Return requests, newest first."""
-    requests = ErasureRequests(session)
-    found = requests.page(states=states, attention=attention, after=after, limit=limit)
-    targets = requests.targets([request.id for request in found])
-    return [
-        View(
-            request=request,
-            targets=tuple(target for target in targets if target.request_id == request.id),
-            approvals=0,
-        )
-        for request in found
-    ]
-
-
-def history(session: Session, request_id: UUID, *, after: int, limit: int) -> list[Entry]:
-    """Return what happened to a request, from the audit chain."""
-    read(session, request_id)
-    return audit.history(session, ids.encode("er", request_id), after=after, limit=limit)
+    return steps.view(session, request)
 
 
 # What jobs do ------------------------------------------------------------------------------------
 
 
 def record_ids(session: Session, request_id: UUID, dataset_id: UUID) -> list[int]:
-    """Return the records of one dataset that a request names."""
-    return [row.id for row in ErasureRequests(session).records(request_id) if row.dataset_id == dataset_id]
+    """Return the records of one dataset that are to be erased for a request."""
+    named = ErasureRequests(session).records(request_id)
+    return [row.id for row in named if row.dataset_id == dataset_id and row.exempt is None]
 
 
 def engine_floor(
@@ -251,21 +288,21 @@ def engine_floor(
 def start(session: Session, request_id: UUID, model_id: UUID, *, at: datetime) -> bool:
     """Begin to erase a request from a model; False if it may not begin any more.
 
-    It was withdrawn, or its set is not what was approved: then it is searched again and waits for a
-    new approval. Once another model has begun there is no way back, so a changed set raises
-    attention instead, and what was approved is erased.
+    It was withdrawn or put on hold, or its set is not what was approved: then it is searched again
+    and waits for a new approval. Once another model has begun there is no way back, so a changed set
+    raises attention instead, and what was approved is erased.
     """
     requests = ErasureRequests(session)
-    request = _locked(session, request_id)
+    request = steps.locked(session, request_id)
     targets = requests.targets([request.id])
     target = next((each for each in targets if each.model_id == model_id), None)
-    if request.state in ENDS or target is None or target.stage != State.SCHEDULED:
+    if request.state in ENDS or target is None or target.stage != State.SCHEDULED or target.on_hold:
         return False
     if matching.record_set(session, request).hash != request.record_set_hash:
-        if not begun(State(each.stage) for each in targets):
-            _search_again(session, request, targets, at=at)
+        if not begun(steps.stages(targets)):
+            steps.search_again(session, request, at=at)
             return False
-        _attend(session, request, "record_set_changed", at=at)
+        steps.attend(session, request, "record_set_changed", at=at)
     _walk(session, request, target, State.UNLEARNING, at=at)
     return True
 
@@ -277,18 +314,18 @@ def forsake(session: Session, model_id: UUID, *, at: datetime) -> None:
     """
     requests = ErasureRequests(session)
     for request_id in requests.waiting_for(model_id):
-        request = _locked(session, request_id)
+        request = steps.locked(session, request_id)
         targets = requests.targets([request.id])
-        if not begun(State(each.stage) for each in targets):
-            _search_again(session, request, targets, at=at)
+        if not begun(steps.stages(targets)):
+            steps.search_again(session, request, at=at)
         else:
-            _attend(session, request, "model_failed", at=at)
+            steps.attend(session, request, "model_failed", at=at)
 
 
 def advance_target(session: Session, request_id: UUID, model_id: UUID, to: str, *, at: datetime) -> None:
     """Move one model's part to another stage, and the request with its slowest part."""
-    request = _locked(session, request_id)
-    _walk(session, request, _target(session, request, model_id), State(to), at=at)
+    request = steps.locked(session, request_id)
+    _walk(session, request, steps.target_of(session, request, model_id), State(to), at=at)
 
 
 def return_to_schedule(
@@ -305,13 +342,14 @@ def return_to_schedule(
 
     A held one is taken by no job before a second person has released it.
     """
-    request = _locked(session, request_id)
-    target = _target(session, request, model_id)
+    request = steps.locked(session, request_id)
+    target = steps.target_of(session, request, model_id)
     target.job_id, target.engine_floor = None, engine_floor
     target.held = attention if held else None
+    target.on_hold = bool(Holds(session).binding(request.id, [model_id], now=at))
     if target.stage != State.SCHEDULED:
         _walk(session, request, target, State.SCHEDULED, at=at)
-    _attend(session, request, attention, at=at)
+    steps.attend(session, request, attention, at=at)
 
 
 def conclude(
@@ -325,8 +363,8 @@ def conclude(
     at: datetime,
 ) -> None:
     """Record that one model is rid of the records; close the request if it was the last."""
-    request = _locked(session, request_id)
-    target = _target(session, request, model_id)
+    request = steps.locked(session, request_id)
+    target = steps.target_of(session, request, model_id)
     if target.stage == State.COMPLETED:
         return
     target.outcome, target.certificate_id, target.version_id = outcome, certificate_id, version_id
@@ -338,58 +376,99 @@ def conclude(
         _close(session, request, at=at)
 
 
+def upgrade(
+    session: Session,
+    request_id: UUID,
+    model_id: UUID,
+    *,
+    outcome: str,
+    certificate_id: UUID,
+    version_id: UUID,
+    at: datetime,
+) -> None:
+    """Record that what one model had erased approximately is exact now; the request stays completed."""
+    request = steps.locked(session, request_id)
+    target = steps.target_of(session, request, model_id)
+    assert target.stage == State.COMPLETED, "only what is completed can be made better"
+    if target.certificate_id == certificate_id:
+        return
+    target.outcome, target.certificate_id, target.version_id = outcome, certificate_id, version_id
+    session.flush()
+    audit.record(
+        session, events.TargetUpgraded(request.id, model_id, outcome, certificate_id, version_id, at)
+    )
+
+
 def raise_attention(session: Session, request_id: UUID, reason: str, *, at: datetime) -> None:
     """Ask for a person; the clock goes on running."""
-    _attend(session, _locked(session, request_id), reason, at=at)
+    steps.attend(session, steps.locked(session, request_id), reason, at=at)
 
 
 # Steps -------------------------------------------------------------------------------------------
 
 
-def _locate(session: Session, request: ErasureRequest, *, at: datetime) -> None:
-    """Find and bind what the request concerns; leave it in triage where we could not look."""
-    requests = ErasureRequests(session)
+def _approvable(
+    session: Session, request: ErasureRequest, by: Caller, record_set_hash: bytes, *, at: datetime
+) -> RecordSet:
+    """Return what an approval would be of; refuse whoever may not give it, and what may not be approved."""
+    steps.second_person(request, by)
+    if auth.hands_out_keys(session, by):
+        raise Forbidden("who hands out keys does not approve", code="admin-cannot-approve")
+    if request.state == State.TRIAGE and request.legal_hold:
+        raise Conflict("the request stands under a hold", code="on-hold")
+    if request.state != State.AWAITING_APPROVAL:
+        raise Conflict(f"the request is {request.state}", code="not-possible-now")
+    if request.clock_paused:
+        raise Conflict("it is in doubt who asks", code="identity-doubted")
+    if record_set_hash != request.record_set_hash:
+        raise Conflict("this is not the hash of the request's records", code="record-set-stale")
     current = matching.record_set(session, request)
-    known = {row.id for row in requests.records(request.id)}
-    requests.name_records(request.id, [id_ for id_, _ in current.records if id_ not in known])
-    requests.void_approvals(request.id)
-    request.records_matched, request.record_set_hash = len(current.records), current.hash
+    if current.hash != request.record_set_hash:
+        raise Conflict("records or models were added; resolve the request again", code="record-set-changed")
+    if Holds(session).binding(request.id, current.models, now=at):
+        raise Conflict("the request stands under a hold", code="on-hold")
+    if by.principal_id in ErasureRequests(session).exempted_by(request.id):
+        raise Forbidden("this needs somebody else than who proposed to keep records", code="four-eyes")
+    return current
+
+
+def _tell_of_refusal(
+    session: Session, request: ErasureRequest, notice: Notice, *, by: Caller, at: datetime
+) -> None:
+    today = steps.calendar_of(request).day_of(at)
+    request.notified_on = steps.day_said(request, notice.sent_on, today=today, pointer="/notice/sent_on")
+    request.notice_ref = notice.reference
+    session.flush()
     audit.record(
         session,
-        events.RecordsLocated(request.id, len(current.records), len(current.models), current.hash.hex(), at),
+        events.RefusalNotified(request.id, by.principal_id, request.notified_on.isoformat(), at),
     )
-    if current.records:
-        request.attention = None
-        _move(session, request, State.AWAITING_APPROVAL, at=at)
-    elif records.unsearched(session):
-        # "Nothing found" must never be said about a place in which we could not look.
-        _attend(session, request, "index_unavailable", at=at)
-    else:
-        request.attention, request.concluded_at = None, at
-        _move(session, request, State.NO_MATCH, at=at)
 
 
-def _search_again(
-    session: Session, request: ErasureRequest, targets: Sequence[RequestTarget], *, at: datetime
-) -> None:
-    """Send a scheduled request back to where its records are found; every approval is void."""
-    ErasureRequests(session).drop_targets(targets)
-    _move(session, request, State.TRIAGE, at=at)
-    _locate(session, request, at=at)
+def _refuse(session: Session, request: ErasureRequest, ground: Ground, *, by: Caller, at: datetime) -> None:
+    """End a request without an erasure; the person was told before."""
+    assert request.notified_on is not None, "a refusal is told"
+    steps.move(session, request, State.REJECTED, at=at)
+    request.ground, request.decided_by = ground, by.principal_id
+    request.concluded_at, request.attention = at, None
+    audit.record(
+        session,
+        events.RequestRejected(request.id, by.principal_id, ground, request.notified_on.isoformat(), at),
+    )
 
 
 def _schedule(session: Session, request: ErasureRequest, current: RecordSet, *, at: datetime) -> None:
     """Make a target per model and ring for each; without a model there is nothing to unlearn."""
     if not current.models:
-        _move(session, request, State.COMPLETED, at=at)
+        steps.move(session, request, State.COMPLETED, at=at)
         _close(session, request, at=at)
         return
     requests = ErasureRequests(session)
     for model_id in current.models:
         requests.add_target(request.id, model_id)
-    _move(session, request, State.SCHEDULED, at=at)
+    steps.move(session, request, State.SCHEDULED, at=at)
     if not all(registry.verifiable(registry.model(session, each)) for each in current.models):
-        _attend(session, request, "model_not_verifiable", at=at)
+        steps.attend(session, request, "model_not_verifiable", at=at)
     for model_id in current.models:
         queue.ring(session, Stage.PLAN, model_id)
 
@@ -402,7 +481,9 @@ def _walk(
     audit.record(session, events.TargetMoved(request.id, target.model_id, to, at))
     slowest = earliest(State(each.stage) for each in ErasureRequests(session).targets([request.id]))
     if slowest != request.state:
-        _move(session, request, slowest, at=at)
+        steps.move(session, request, slowest, at=at)
+    else:
+        steps.touch(session, request)
 
 
 def _close(session: Session, request: ErasureRequest, *, at: datetime) -> None:
@@ -412,51 +493,8 @@ def _close(session: Session, request: ErasureRequest, *, at: datetime) -> None:
     needs a request of its own, which must still find them.
     """
     request.concluded_at, request.attention = at, None
-    named = [row.id for row in ErasureRequests(session).records(request.id)]
+    named = [row.id for row in ErasureRequests(session).records(request.id) if row.exempt is None]
     if registry.that_know(session, named):
-        _attend(session, request, "known_to_another_model", at=at)
+        steps.attend(session, request, "known_to_another_model", at=at)
     else:
         records.mark_erased(session, named, at=at)
-
-
-def _move(session: Session, request: ErasureRequest, to: State, *, at: datetime) -> None:
-    origin = State(request.state)
-    session.flush()
-    ErasureRequests(session).move(request, to=advance(origin, to))
-    audit.record(session, events.RequestMoved(request.id, origin, to, at))
-
-
-def _attend(session: Session, request: ErasureRequest, reason: str, *, at: datetime) -> None:
-    if request.attention != reason:
-        request.attention = reason
-        session.flush()
-        audit.record(session, events.AttentionRaised(request.id, reason, at))
-
-
-def _second_person(request: ErasureRequest, principal_id: UUID, *, person: bool) -> None:
-    if not person:
-        raise Forbidden("this needs a person; the key belongs to a machine", code="person-needed")
-    if principal_id == request.submitted_by:
-        raise Forbidden("this needs somebody else than who submitted the request", code="four-eyes")
-
-
-def _locked(session: Session, request_id: UUID) -> ErasureRequest:
-    request = ErasureRequests(session).locked(request_id)
-    if request is None:
-        raise NotFound("there is no such request")
-    return request
-
-
-def _target(session: Session, request: ErasureRequest, model_id: UUID) -> RequestTarget:
-    for target in ErasureRequests(session).targets([request.id]):
-        if target.model_id == model_id:
-            return target
-    raise NotFound(f"model {model_id} is no target of request {request.id}")
-
-
-def _view(session: Session, request: ErasureRequest) -> View:
-    session.flush()
-    requests = ErasureRequests(session)
-    # A withdrawn request has nothing under way; its rows only tell that it once was scheduled.
-    shown = requests.targets([request.id]) if request.state != State.WITHDRAWN else []
-    return View(request=request, targets=tuple(shown), approvals=len(requests.approvals(request.id)))

@@ -5,4 +5,5 @@
 - dependencies  session, clock, settings, keys
 - problems      the one map from errors to RFC 9457
 - idempotency   R18;  pagination: keyset cursors;  ids: public ids
+- preconditions which version a caller has seen;  watching, hub: waiting for the next one
 """

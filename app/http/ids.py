@@ -50,14 +50,22 @@ class _Public:
         return WithJsonSchema({"type": "string", "pattern": f"^{self.prefix}_[0-7][0-9a-hjkmnp-tv-z]{{25}}$"})
 
 
-_er, _job, _mdl, _mv, _ds, _key, _pr = (
-    _Public(prefix) for prefix in ("er", "job", "mdl", "mv", "ds", "key", "pr")
+_aud = _Public("aud")
+_whe, _whd, _msg = _Public("whe"), _Public("whd"), _Public("msg")
+_er, _job, _mdl, _mv, _ds, _key, _pr, _hold, _pause = (
+    _Public(prefix) for prefix in ("er", "job", "mdl", "mv", "ds", "key", "pr", "hold", "pause")
 )
 
 RequestId = Annotated[UUID, BeforeValidator(_er.read), PlainSerializer(_er.write), _er.schema]
+AuditId = Annotated[UUID, BeforeValidator(_aud.read), PlainSerializer(_aud.write), _aud.schema]
 JobId = Annotated[UUID, BeforeValidator(_job.read), PlainSerializer(_job.write), _job.schema]
 ModelId = Annotated[UUID, BeforeValidator(_mdl.read), PlainSerializer(_mdl.write), _mdl.schema]
 VersionId = Annotated[UUID, BeforeValidator(_mv.read), PlainSerializer(_mv.write), _mv.schema]
 DatasetId = Annotated[UUID, BeforeValidator(_ds.read), PlainSerializer(_ds.write), _ds.schema]
 KeyId = Annotated[UUID, BeforeValidator(_key.read), PlainSerializer(_key.write), _key.schema]
 PrincipalId = Annotated[UUID, BeforeValidator(_pr.read), PlainSerializer(_pr.write), _pr.schema]
+HoldId = Annotated[UUID, BeforeValidator(_hold.read), PlainSerializer(_hold.write), _hold.schema]
+PauseId = Annotated[UUID, BeforeValidator(_pause.read), PlainSerializer(_pause.write), _pause.schema]
+EndpointId = Annotated[UUID, BeforeValidator(_whe.read), PlainSerializer(_whe.write), _whe.schema]
+DeliveryId = Annotated[UUID, BeforeValidator(_whd.read), PlainSerializer(_whd.write), _whd.schema]
+MessageId = Annotated[UUID, BeforeValidator(_msg.read), PlainSerializer(_msg.write), _msg.schema]

@@ -39,6 +39,9 @@ STATUS_OF_CODE: Mapping[str, int] = {
     "idempotency-key-malformed": 400,
     "malformed-json": 400,
     "body-too-large": 413,
+    "version-changed": 412,
+    "precondition-required": 428,
+    "rate-limited": 429,
 }
 UNIQUE_VIOLATION = "23505"
 RETRYABLE = ("08", "25P", "40", "53", "55P", "57")
@@ -89,8 +92,8 @@ def response(problem: Problem, *, request_id: str | None) -> Response:
     headers = {}
     if status == HTTPStatus.UNAUTHORIZED:
         headers["WWW-Authenticate"] = "Bearer"
-    if status == HTTPStatus.SERVICE_UNAVAILABLE:
-        headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
+    if isinstance(problem, Unavailable):
+        headers["Retry-After"] = str(getattr(problem, "retry_after", RETRY_AFTER_SECONDS))
     errors = problem.errors if isinstance(problem, Invalid) else ()
     return render(
         status,

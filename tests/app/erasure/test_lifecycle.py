@@ -5,14 +5,27 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from app.erasure import lifecycle
+from app.erasure import exemptions, lifecycle, policy
 from app.erasure.lifecycle import ENDS, OUTCOMES, STAGES, TRANSITIONS, NotPossible, State
+from app.tables import erasure
 from app.tables.erasure import STATES
 from app.verification.verdict import LEVELS
 
 
-def test_the_table_and_the_column_have_the_same_words() -> None:
+def test_the_tables_and_the_rules_have_the_same_words() -> None:
     assert set(STATES) == {state.value for state in State}
+    assert tuple(exemptions.Ground) == erasure.GROUNDS
+    assert tuple(exemptions.Exemption) == erasure.EXEMPTIONS
+    assert tuple(exemptions.HoldReason) == erasure.HOLD_REASONS
+    assert erasure.LEVELS == policy.LEVELS
+
+
+def test_what_stops_short_of_an_approval_can_be_refused_and_all_before_the_work_taken_back() -> None:
+    """The rows of the design: rejected from identity_pending to awaiting_approval, withdrawn before unlearning."""
+    refused = {origin for origin, to in TRANSITIONS if to is State.REJECTED}
+    assert refused == lifecycle.BEFORE_APPROVAL
+    taken_back = {origin for origin, to in TRANSITIONS if to is State.WITHDRAWN}
+    assert taken_back == {State.RECEIVED, *lifecycle.BEFORE_APPROVAL, State.SCHEDULED}
 
 
 def test_outcomes_are_the_levels_of_a_verdict_in_the_same_order() -> None:
@@ -65,11 +78,6 @@ def test_a_request_stands_where_its_slowest_target_stands(stages: list[State]) -
     slowest = lifecycle.earliest(stages)
     assert slowest in stages
     assert all(STAGES.index(slowest) <= STAGES.index(stage) for stage in stages)
-
-
-@pytest.mark.parametrize(("records", "people"), [(1, 1), (1_000, 1), (1_001, 2)])
-def test_a_large_set_needs_two_people(records: int, people: int) -> None:
-    assert lifecycle.approvals_needed(records) == people
 
 
 class Targets(RuleBasedStateMachine):

@@ -29,32 +29,9 @@ from app.tables import (
     RequestRecord,
     RequestTarget,
 )
+from tests.app.erasure.asking import NOTICE, REQUESTS, approve, ask, id_of
 from tests.fixtures.api import Caller, Callers, StillClock
 from tests.fixtures.world import ADA, BOB, EVE, World
-
-REQUESTS = "/v1/erasure-requests"
-
-
-def ask(caller: Caller, email: str = ADA, **more: Any) -> dict[str, Any]:
-    """Send a request for one person and return the receipt."""
-    answer = caller.post(REQUESTS, {"subject": {"type": "email", "value": email}, **more})
-    assert answer.status_code == 201, answer.text
-    found: dict[str, Any] = answer.json()
-    return found
-
-
-def approve(caller: Caller, receipt: dict[str, Any]) -> dict[str, Any]:
-    """Approve what the receipt says was found."""
-    answer = caller.post(
-        f"{REQUESTS}/{receipt['id']}/approvals", {"record_set_hash": receipt["record_set_hash"]}
-    )
-    assert answer.status_code == 201, answer.text
-    found: dict[str, Any] = answer.json()
-    return found
-
-
-def id_of(receipt: dict[str, Any]) -> UUID:
-    return ids.decode("er", receipt["id"])
 
 
 @pytest.fixture
@@ -260,7 +237,7 @@ def test_a_machine_does_not_approve(portal: Caller, callers: Callers, model: UUI
     receipt = ask(portal)
     for path, body in (
         ("approvals", {"record_set_hash": receipt["record_set_hash"]}),
-        ("rejection", {"ground": "12.5"}),
+        ("rejection", {"ground": "12.5", "notice": NOTICE}),
     ):
         answer = robot.post(f"{REQUESTS}/{receipt['id']}/{path}", body)
         assert (answer.status_code, answer.json()["code"]) == (403, "person-needed")
@@ -360,13 +337,13 @@ def test_a_request_is_rejected_by_a_second_person_on_a_ground(
     portal: Caller, officer: Caller, model: UUID
 ) -> None:
     receipt = ask(portal)
-    answer = officer.post(f"{REQUESTS}/{receipt['id']}/rejection", {"ground": "17.3.b"})
+    answer = officer.post(f"{REQUESTS}/{receipt['id']}/rejection", {"ground": "17.3.b", "notice": NOTICE})
     assert (answer.status_code, answer.json()["state"]) == (200, "rejected")
     shown = officer.get(f"{REQUESTS}/{receipt['id']}").json()
     assert shown["ground"] == "17.3.b"
     assert shown["concluded_at"] is not None
     own = ask(officer)
-    refused = officer.post(f"{REQUESTS}/{own['id']}/rejection", {"ground": "12.5"})
+    refused = officer.post(f"{REQUESTS}/{own['id']}/rejection", {"ground": "12.5", "notice": NOTICE})
     assert (refused.status_code, refused.json()["code"]) == (403, "four-eyes")
 
 
@@ -374,7 +351,7 @@ def test_a_request_is_rejected_by_a_second_person_on_a_ground(
 def test_a_ground_is_one_of_the_regulations(
     portal: Caller, officer: Caller, model: UUID, ground: str
 ) -> None:
-    answer = officer.post(f"{REQUESTS}/{ask(portal)['id']}/rejection", {"ground": ground})
+    answer = officer.post(f"{REQUESTS}/{ask(portal)['id']}/rejection", {"ground": ground, "notice": NOTICE})
     assert answer.status_code == 422
     assert "ada" not in answer.text
 
@@ -523,7 +500,7 @@ def test_a_held_result_waits_for_a_second_person(
     assert [target["held"] for target in shown["targets"]] == ["exact_but_detected"]
     with transaction() as session:
         assert Jobs(session).free_targets(model, limit=9) == []
-        assert list(Jobs(session).idle_models_with_targets()) == []
+        assert list(Jobs(session).idle_models_with_work()) == []
     assert portal.post(f"{there}/release").status_code == 403
     assert officer.post(f"{there}/release").status_code == 200
     shown = officer.get(there).json()
@@ -635,6 +612,8 @@ def test_a_state_is_changed_only_from_what_was_seen(scheduled: UUID, transaction
         session.execute(text("UPDATE erasure_requests SET version = version + 1"))
         with pytest.raises(Conflict, match="changed by another"):
             ErasureRequests(session).move(request, to="unlearning")
+        with pytest.raises(Conflict, match="changed by another"):
+            ErasureRequests(session).touch(request)
 
 
 def test_attention_stays_until_somebody_acts_and_the_clock_runs_on(

@@ -1,0 +1,253 @@
+"""Requests over HTTP: receive one, read it, wait for it, list and search."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date, datetime
+from typing import Annotated
+
+from fastapi import Depends, Query, Request, Response
+
+from app.audit import service as audit
+from app.audit.schemas import EventOut
+from app.auth.dependencies import RecordsLookup, RequestsCreate, RequestsRead, RequestsWatch
+from app.erasure import reading, schemas, service
+from app.erasure.calendars import Calendar
+from app.erasure.lifecycle import BEFORE_APPROVAL, OPEN, Sort, State
+from app.erasure.matching import Identifier, NamedRecords
+from app.erasure.repository import Filter
+from app.erasure.schemas import (
+    CertificateLink,
+    ErasureRequestCreate,
+    IdentifierIn,
+    Receipt,
+    RecordOut,
+    RequestOut,
+    SearchIn,
+    TargetOut,
+)
+from app.erasure.steps import View
+from app.errors import Conflict, Forbidden, Invalid, NotFound, Unavailable
+from app.http import pagination, preconditions
+from app.http.dependencies import KeyringDep, NowDep, SessionDep, SettingsDep, keyring
+from app.http.ids import DatasetId, ModelId, RequestId
+from app.http.pagination import Cursor, Limit, Page, Place
+from app.http.problems import responses
+from app.http.routing import router as new_router
+from app.http.watching import Seen, WatchDep
+from app.storage.database import Session
+
+router = new_router("/v1/erasure-requests", tag="Erasure requests")
+
+RETRY_SECONDS_TRIAGE, RETRY_SECONDS_SCHEDULED, RETRY_SECONDS_JOB = 60, 300, 5
+
+
+def _calendar(request: Request) -> Calendar:
+    found: Calendar = request.app.state.calendar
+    return found
+
+
+CalendarDep = Annotated[Calendar, Depends(_calendar)]
+
+
+@router.post("", status_code=201, responses=responses(Conflict, Forbidden, Invalid, Unavailable))
+def receive_request(
+    body: ErasureRequestCreate,
+    session: SessionDep,
+    caller: RequestsCreate,
+    keys: KeyringDep,
+    settings: SettingsDep,
+    calendar: CalendarDep,
+    now: NowDep,
+    response: Response,
+) -> Receipt:
+    """Receive a data subject's request to be forgotten (GDPR Art. 17)."""
+    view = service.receive(
+        session,
+        submitted_by=caller.principal_id,
+        identifiers=_identifiers(body.subject or ()),
+        named=NamedRecords(dataset=body.records.dataset, external_ids=body.records.ids)
+        if body.records
+        else None,
+        external_ref=body.external_ref,
+        vouched=body.identity == "vouched",
+        subject_key=keys.subject,
+        calendar=calendar,
+        rules=settings.requests_policy,
+        received_at=now,
+    )
+    receipt = receipt_of(view, response)
+    response.headers["Location"] = receipt.links.self
+    return receipt
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """Which requests to list, and in which order."""
+
+    chosen: Filter
+    sort: Sort
+
+    @property
+    def name(self) -> str:
+        """Return what a cursor of this list is bound to."""
+        return f"erasure-requests {self.chosen} {self.sort}"
+
+
+def wanted(
+    state: Annotated[list[State] | None, Query(description="Only these states.")] = None,
+    attention: Annotated[
+        bool | None, Query(description="Only what needs a person, or what does not.")
+    ] = None,
+    attention_reason: Annotated[str | None, Query(pattern="^[a-z_]{1,40}$")] = None,
+    overdue: Annotated[bool | None, Query(description="Open and past its date, or not.")] = None,
+    due_before: Annotated[date | None, Query(description="Due before this day.")] = None,
+    due_from: Annotated[date | None, Query(description="Due on this day or later.")] = None,
+    on_hold: Annotated[bool | None, Query(description="Under a legal hold, or not.")] = None,
+    clock_paused: Annotated[bool | None, Query(description="With a clock that stands still.")] = None,
+    dataset: Annotated[DatasetId | None, Query(description="Naming a record of it.")] = None,
+    model: Annotated[ModelId | None, Query(description="Approved for it.")] = None,
+    external_ref: Annotated[str | None, Query(pattern="^[A-Za-z0-9._:/#-]{1,128}$")] = None,
+    sort: Annotated[Sort, Query(description="Newest first, or what is due next first.")] = Sort.NEWEST,
+) -> Wanted:
+    """Read the filters of a list."""
+    chosen = Filter(
+        states=tuple(sorted(state or ())),
+        attention=attention,
+        attention_reason=attention_reason,
+        overdue=overdue,
+        due_before=due_before,
+        due_from=due_from,
+        on_hold=on_hold,
+        clock_paused=clock_paused,
+        dataset=dataset,
+        model=model,
+        external_ref=external_ref,
+    )
+    return Wanted(chosen=chosen, sort=sort)
+
+
+@router.get("", response_model=Page[RequestOut], responses=responses(Forbidden, Invalid))
+async def list_requests(
+    request: Request,
+    _caller: RequestsWatch,
+    watch: WatchDep,
+    wanted: Annotated[Wanted, Depends(wanted)],
+    limit: Limit = pagination.ROWS_DEFAULT,
+    cursor: Cursor = None,
+) -> Response:
+    """List requests, newest first or by date; 304 if nothing has happened since `If-None-Match`."""
+    key = keyring(request).cursor
+    place = pagination.decode(key, cursor, of=wanted.name)
+
+    def read(session: Session, now: datetime) -> Seen:
+        seen = audit.last(session)
+        views = reading.listing(
+            session,
+            chosen=wanted.chosen,
+            sort=wanted.sort,
+            now=now,
+            after=(place.created_at, place.id) if place else None,
+            limit=limit + 1,
+        )
+        page: Page[RequestOut] = Page(
+            items=[schemas.shown(view, now) for view in views[:limit]],
+            next=_next(key, views[limit - 1], wanted) if len(views) > limit else None,
+        )
+        # By the hour: a date can pass while nothing happens, and is told of within the next one anyway.
+        return Seen(
+            body=page, tag=preconditions.weak_tag(seen, wanted.name, limit, cursor, f"{now:%Y-%m-%dT%H}")
+        )
+
+    return await watch.answer(read)
+
+
+@router.post("/search", responses=responses(Forbidden, Invalid))
+def search_requests(
+    body: SearchIn, session: SessionDep, caller: RecordsLookup, keys: KeyringDep, now: NowDep
+) -> list[RequestOut]:
+    """Find the requests of a person; that somebody asked is kept, about whom is not."""
+    found = reading.search(
+        session, identifiers=_identifiers(body.subject), subject_key=keys.subject, by=caller, at=now
+    )
+    return [schemas.shown(view, now) for view in found]
+
+
+@router.get("/{request_id}", response_model=RequestOut, responses=responses(Forbidden, NotFound))
+async def read_request(request_id: RequestId, _caller: RequestsWatch, watch: WatchDep) -> Response:
+    """Read a request: state, dates, counts, models, approvals; or wait until it is another version."""
+
+    def read(session: Session, now: datetime) -> Seen:
+        view = service.read(session, request_id)
+        state = State(view.request.state)
+        return Seen(
+            body=schemas.shown(view, now),
+            tag=preconditions.tag(view.request.version),
+            retry_after=_retry_seconds(state),
+        )
+
+    return await watch.answer(read)
+
+
+@router.get("/{request_id}/events", responses=responses(Forbidden, NotFound))
+def read_events(
+    request_id: RequestId,
+    session: SessionDep,
+    _caller: RequestsRead,
+    after: Annotated[int, Query(ge=0, le=2**62)] = 0,
+    limit: Limit = pagination.ROWS_DEFAULT,
+) -> list[EventOut]:
+    """Read what happened to a request, oldest first."""
+    return [EventOut(**vars(each)) for each in reading.history(session, request_id, after=after, limit=limit)]
+
+
+@router.get("/{request_id}/targets", responses=responses(Forbidden, NotFound))
+def read_targets(request_id: RequestId, session: SessionDep, _caller: RequestsRead) -> list[TargetOut]:
+    """Read how far each model is rid of the records."""
+    return [schemas.target_out(each) for each in service.read(session, request_id).targets]
+
+
+@router.get("/{request_id}/records", responses=responses(Forbidden, NotFound))
+def read_records(
+    request_id: RequestId,
+    session: SessionDep,
+    _caller: RequestsRead,
+    after: Annotated[int, Query(ge=0, le=2**62, description="The number of the last `rec_` you have.")] = 0,
+    limit: Limit = pagination.ROWS_DEFAULT,
+) -> list[RecordOut]:
+    """Read which records a request names and what becomes of each; never what they say."""
+    return [
+        schemas.record_out(each) for each in reading.records(session, request_id, after=after, limit=limit)
+    ]
+
+
+@router.get("/{request_id}/certificates", responses=responses(Forbidden, NotFound))
+def read_certificates(
+    request_id: RequestId, session: SessionDep, _caller: RequestsRead
+) -> list[CertificateLink]:
+    """Read where the certificates of a request are; each model has its own."""
+    return schemas.certificates(service.read(session, request_id))
+
+
+def receipt_of(view: View, response: Response) -> Receipt:
+    """Return the receipt of a call, with the version that it led to as its tag."""
+    response.headers["ETag"] = preconditions.tag(view.request.version)
+    return schemas.receipt(view)
+
+
+def _identifiers(given: Sequence[IdentifierIn]) -> list[Identifier]:
+    return [Identifier(type=each.type, value=each.value.get_secret_value()) for each in given]
+
+
+def _next(key: bytes, last: View, wanted: Wanted) -> str:
+    row = last.request
+    at = row.created_at if wanted.sort is Sort.NEWEST else row.due_at
+    return pagination.encode(key, Place(at, row.id), of=wanted.name)
+
+
+def _retry_seconds(state: State) -> int | None:
+    """Return in how many seconds looking again is worth while; None at an end."""
+    if state not in OPEN:
+        return None
+    if state is State.SCHEDULED:
+        return RETRY_SECONDS_SCHEDULED
+    return RETRY_SECONDS_TRIAGE if state in BEFORE_APPROVAL or state is State.RECEIVED else RETRY_SECONDS_JOB

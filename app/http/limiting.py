@@ -1,0 +1,60 @@
+"""How many calls a caller may make in a minute: reads and writes apart, in a window that slides.
+
+Counted in Redis, so that every process of the API counts together; while Redis is away each counts for
+itself, because a limit that turns an outage into refusals protects nobody.
+"""
+
+import math
+import time
+from contextlib import suppress
+from uuid import UUID
+
+from limits import RateLimitItemPerMinute
+from limits.errors import StorageError
+from limits.storage import MemoryStorage, Storage, storage_from_string
+from limits.strategies import SlidingWindowCounterRateLimiter
+
+from app.errors import Unavailable
+
+READS = frozenset({"GET", "HEAD", "OPTIONS"})
+
+
+class RateLimited(Unavailable):
+    """This caller has made as many calls as a minute has room for."""
+
+    code = "rate-limited"
+
+    def __init__(self, *, retry_after: int) -> None:
+        """Say when there is room again."""
+        super().__init__(f"too many calls in a minute; there is room in {retry_after} s")
+        self.retry_after = retry_after
+
+
+class RateLimiter:
+    """One per process."""
+
+    def __init__(self, *, reads: int, writes: int, redis_url: str | None) -> None:
+        """Allow so many calls a minute to each caller; connect with the first."""
+        self._reads, self._writes = RateLimitItemPerMinute(reads), RateLimitItemPerMinute(writes)
+        self._alone = SlidingWindowCounterRateLimiter(MemoryStorage())
+        self._shared = None if redis_url is None else SlidingWindowCounterRateLimiter(_storage(redis_url))
+
+    def require(self, principal_id: UUID, method: str) -> None:
+        """Count a call; RateLimited if it is one too many."""
+        kind, item = ("read", self._reads) if method in READS else ("write", self._writes)
+        for limiter in (self._shared, self._alone):
+            if limiter is None:
+                continue
+            with suppress(StorageError):
+                if limiter.hit(item, kind, principal_id.hex):
+                    return
+                room_at = limiter.get_window_stats(item, kind, principal_id.hex).reset_time
+                raise RateLimited(retry_after=max(1, math.ceil(room_at - time.time())))
+
+
+def _storage(redis_url: str) -> Storage:
+    """Return the storage; `limits` calls a socket `redis+unix`."""
+    url = "redis+" + redis_url if redis_url.startswith("unix://") else redis_url
+    found = storage_from_string(url, wrap_exceptions=True, socket_timeout=1, socket_connect_timeout=1)
+    assert isinstance(found, Storage), "not an asynchronous one"
+    return found

@@ -1,0 +1,136 @@
+"""What is read of requests: filters, search, records, certificates, examples; in constant queries."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from uuid import UUID
+
+import pytest
+from fastapi import FastAPI
+from pydantic import BaseModel
+from sqlalchemy import event
+from sqlalchemy.engine import Engine
+
+from app.erasure import schemas
+from app.http import ids
+from tests.app.erasure.asking import REQUESTS, act, approve, ask, shown
+from tests.fixtures.api import Caller
+from tests.fixtures.world import ADA, BOB, World
+
+
+def listed(caller: Caller, **params: Any) -> list[str]:
+    return [each["id"] for each in caller.get(REQUESTS, **params).json()["items"]]
+
+
+def test_filters(portal: Caller, officer: Caller, world: World, people: UUID, model: UUID) -> None:
+    other = world.dataset("else", {BOB: ["x"]})
+    ada, bob = ask(portal, ADA), ask(portal, BOB, external_ref="T-7")
+    approve(officer, ada)
+    assert listed(officer, dataset=ids.encode("ds", other)) == [bob["id"]]
+    assert listed(officer, dataset=ids.encode("ds", people)) == [bob["id"], ada["id"]]
+    assert listed(officer, model=ids.encode("mdl", model)) == [ada["id"]]
+    assert listed(officer, external_ref="T-7") == [bob["id"]]
+    assert listed(officer, state="scheduled") == [ada["id"]]
+    assert listed(officer, on_hold=True) == listed(officer, attention_reason="sent_back") == []
+    body = {"record_set_hash": bob["record_set_hash"], "decision": "send_back"}
+    act(officer, bob, "approvals", body)
+    assert listed(officer, attention_reason="sent_back") == listed(officer, attention=True) == [bob["id"]]
+
+
+@pytest.mark.parametrize("sort", ["id", "-due_at", "created_at; DROP TABLE"])
+def test_only_what_we_know_is_sorted_by(officer: Caller, sort: str) -> None:
+    answer = officer.get(REQUESTS, sort=sort)
+    assert (answer.status_code, answer.json()["errors"]) == (422, [{"pointer": "query:sort", "code": "enum"}])
+
+
+def test_a_cursor_belongs_to_its_order(portal: Caller, officer: Caller, model: UUID) -> None:
+    for _ in range(2):
+        ask(portal)
+    cursor = officer.get(REQUESTS, limit=1, sort="due_at").json()["next"]
+    assert officer.get(REQUESTS, limit=1, cursor=cursor).status_code == 422
+
+
+def test_a_persons_requests_are_found_and_only_that_somebody_asked_is_kept(
+    portal: Caller, officer: Caller, model: UUID
+) -> None:
+    ada, _ = ask(portal, ADA), ask(portal, BOB)
+    found = officer.post(f"{REQUESTS}/search", {"subject": {"type": "email", "value": " Ada@Example.org"}})
+    assert [each["id"] for each in found.json()] == [ada["id"]]
+    nobody = officer.post(f"{REQUESTS}/search", {"subject": {"type": "email", "value": "no@example.org"}})
+    assert nobody.json() == []
+    events = officer.get("/v1/audit-events", limit=200)
+    searched = [each["body"] for each in events.json() if each["kind"] == "requests.searched"]
+    assert [(each["identifiers"], each["found"]) for each in searched] == [(1, 1), (1, 0)]
+    assert "example" not in events.text
+    refused = portal.post(f"{REQUESTS}/search", {"subject": {"type": "email", "value": ADA}})
+    assert (refused.status_code, refused.json()["code"]) == (403, "scope-missing")
+
+
+def test_records_are_told_by_number(portal: Caller, officer: Caller, people: UUID, model: UUID) -> None:
+    receipt = ask(portal)
+    first, second = officer.get(f"{REQUESTS}/{receipt['id']}/records").json()
+    assert first["dataset"] == ids.encode("ds", people)
+    assert (first["action"], first["ground"], first["erased_at"]) == ("erase", None, None)
+    after = int(first["id"].removeprefix("rec_"))
+    assert officer.get(f"{REQUESTS}/{receipt['id']}/records", after=after).json() == [second]
+
+
+def test_targets_and_certificates_have_places_of_their_own(
+    portal: Caller, officer: Caller, model: UUID
+) -> None:
+    receipt = approve(officer, ask(portal))
+    here = f"{REQUESTS}/{receipt['id']}"
+    assert officer.get(f"{here}/targets").json() == shown(officer, receipt)["targets"]
+    assert officer.get(receipt["links"]["certificates"]).json() == []
+    assert len(officer.get(receipt["links"]["records"]).json()) == 2
+
+
+def test_a_longer_list_takes_no_more_queries(
+    portal: Caller, officer: Caller, model: UUID, app: FastAPI
+) -> None:
+    """ethyca/fides#6951: a list that asked for each of its rows."""
+
+    def queries(rows: int) -> int:
+        with counted() as said:
+            assert len(listed(officer, limit=rows)) == rows
+        return len(said)
+
+    for _ in range(6):
+        approve(officer, ask(portal))
+    assert queries(1) == queries(6)
+
+
+@contextmanager
+def counted() -> Iterator[list[str]]:
+    said: list[str] = []
+
+    def hear(_connection: object, _cursor: object, statement: str, *_rest: object) -> None:
+        said.append(statement)
+
+    event.listen(Engine, "before_cursor_execute", hear)
+    yield said
+    event.remove(Engine, "before_cursor_execute", hear)
+
+
+def _with_examples() -> list[tuple[type[BaseModel], dict[str, Any]]]:
+    found = [
+        each for each in vars(schemas).values() if isinstance(each, type) and issubclass(each, BaseModel)
+    ]
+    return [(each, example) for each in found for example in each.model_json_schema().get("examples", ())]
+
+
+@pytest.mark.parametrize(("schema", "example"), _with_examples())
+def test_every_example_is_one(schema: type[BaseModel], example: dict[str, Any]) -> None:
+    assert schema.model_validate(example)
+
+
+def test_every_body_that_comes_in_has_an_example(app: FastAPI) -> None:
+    document = app.openapi()
+    for path, operations in document["paths"].items():
+        if not path.startswith(("/v1/erasure-requests", "/v1/holds")):
+            continue
+        for method, operation in operations.items():
+            if "requestBody" in operation:
+                reference = operation["requestBody"]["content"]["application/json"]["schema"]["$ref"]
+                schema = document["components"]["schemas"][reference.rpartition("/")[2]]
+                assert schema.get("examples"), (method, path)
