@@ -41,9 +41,32 @@ class Settings(BaseSettings):
     port: PositiveInt = 8000
     model_port: PositiveInt = 8001
     model_admin_port: PositiveInt = 8002
+    requests_policy: str = "default"
+    """Which of `app/erasure/policies` new requests come in under."""
     jurisdiction: str = "EU"
+    """Whose holidays count: `EU`, a country (`DE`), or a part of one (`DE-BY`)."""
     time_zone: str = "UTC"
+    outbound_hosts: str = ""
+    """Of a closed network: the hosts that webhooks and callbacks go to, and no others (`a.example,10.0.0.7`).
+    Unset, they go to public addresses by https."""
+    outbound_authorities: Path | None = None
+    """Certificates (PEM) of authorities that are trusted there besides the public ones."""
+    opendsr_domain: str | None = None
+    """The domain that OpenDSR answers for; unset, it is off."""
+    opendsr_key: Path | None = None
+    opendsr_chain: Path | None = None
+    """Its RSA key and the certificates from its own to its authority's (PEM)."""
+    opendsr_regulation_required: bool = True
+    opendsr_legacy_names: bool = False
+    """Also answer under the names of OpenGDPR, by which the protocol went before."""
     issuer: str = "https://issuer.example"
+    tsa_url: str | None = None
+    """A time stamp authority (RFC 3161) that is asked to stamp each certificate; none unless named."""
+    tsa_roots: Path | None = None
+    """The roots under which its word counts: PEM."""
+    reads_per_minute: PositiveInt = 600
+    writes_per_minute: PositiveInt = 120
+    """Of each caller; one too many is answered 429."""
     body_bytes_max: PositiveInt = 2 * 1024 * 1024
     lease_seconds: PositiveFloat = 60
     lease_renew_seconds: PositiveFloat = 15

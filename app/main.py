@@ -5,8 +5,12 @@ and run in a bounded pool of threads, each call in one transaction that is commi
 response is sent.
 """
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import signal
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from types import FrameType
+from typing import Any
 
 import anyio.to_thread
 from fastapi import Depends, FastAPI, Response
@@ -16,29 +20,42 @@ from starlette.middleware import Middleware
 
 from app import telemetry
 from app.audit import endpoints as audit
+from app.audit import service as chain
 from app.auth import endpoints as auth
-from app.auth.dependencies import asks
+from app.auth.dependencies import asks, watches
 from app.auth.scopes import Scope
 from app.certificates import endpoints as certificates
 from app.clock import Clock, system_clock
 from app.config import Settings
-from app.erasure import calendars
-from app.erasure import endpoints as erasure
+from app.erasure import calendars, reading
+from app.erasure import metrics as requests_metrics
+from app.erasure.endpoints import clock as erasure_clock
+from app.erasure.endpoints import decisions as erasure_decisions
+from app.erasure.endpoints import holds as erasure_holds
+from app.erasure.endpoints import requests as erasure
 from app.http import problems
+from app.http.hub import Hub
+from app.http.limiting import RateLimiter
 from app.http.middleware import Access, BodyLimit
+from app.http.outbound import Reach
+from app.intake import endpoints as opendsr
+from app.intake import processor
 from app.jobs import endpoints as jobs
 from app.queue import celery_poke
 from app.records import endpoints as records
 from app.registry import endpoints as registry
 from app.registry import service as models
 from app.storage import readiness
-from app.storage.database import Transaction, connect, transactions
+from app.storage.database import DatabaseError, Transaction, connect, transactions
 from app.storage.keyring import Keyring
 from app.storage.objects import ObjectStore
 from app.storage.readiness import Postgres
 from app.transparency import endpoints as transparency
 from app.transparency import service as log
 from app.verification import endpoints as verification
+from app.webhooks import endpoints as webhooks
+
+Handler = Callable[[int, FrameType | None], Any] | int | None
 
 STATEMENT_SECONDS = 5
 THREADS = 20
@@ -66,7 +83,8 @@ def create_app(settings: Settings, *, clock: Clock = system_clock) -> FastAPI:
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         anyio.to_thread.current_default_thread_limiter().total_tokens = THREADS
         log.refuse_if_behind(app.state.transaction, keys_directory=settings.keys, storage=settings.storage)
-        yield
+        with _let_go(app.state.hub):
+            yield
         engine.dispose()
 
     app = FastAPI(
@@ -85,9 +103,16 @@ def create_app(settings: Settings, *, clock: Clock = system_clock) -> FastAPI:
     app.state.keyring = Keyring.open(settings.keys, create=settings.profile == "embedded")
     app.state.objects = ObjectStore.open(settings.storage)
     app.state.calendar = calendars.load(settings.jurisdiction, settings.time_zone)
+    app.state.reach = Reach.of(settings)
     app.state.transaction = transactions(engine, {"poke": celery_poke(settings.redis_url)})
+    app.state.limiter = RateLimiter(
+        reads=settings.reads_per_minute, writes=settings.writes_per_minute, redis_url=settings.redis_url
+    )
+    app.state.hub = Hub(lambda: _head(app.state.transaction))
     problems.install(app)
     _mount(app)
+    if (identity := processor.of(settings, clock=clock)) is not None:
+        opendsr.mount(app, identity)
     _health(app, settings, app.state.transaction)
     return app
 
@@ -98,20 +123,62 @@ def from_environment() -> FastAPI:
     return create_app(Settings())
 
 
+@contextmanager
+def _let_go(hub: Hub) -> Iterator[None]:
+    """Send waiting callers home when the process is told to end.
+
+    uvicorn waits for open answers before it tells the application (Kludex/uvicorn#451), and an idle
+    stream would cost the whole grace: so the hub closes before uvicorn's own handler runs.
+    """
+    kept = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            kept[number] = signal.getsignal(number)
+            signal.signal(number, _closing(hub, kept[number]))
+    try:
+        yield
+    finally:
+        for number, handler in kept.items():
+            signal.signal(number, handler)
+        hub.close()
+
+
+def _closing(hub: Hub, then: Handler) -> Callable[[int, FrameType | None], None]:
+    def handle(number: int, frame: FrameType | None) -> None:
+        hub.close()
+        if callable(then):
+            then(number, frame)
+
+    return handle
+
+
+def _head(transaction: Transaction) -> int:
+    """Return how far the audit sequence is: whatever happens, happens there too."""
+    with transaction() as session:
+        return chain.last(session)
+
+
 def _mount(app: FastAPI) -> None:
     """Give the app its doors, in the order of the story."""
     app.include_router(records.router)
     app.include_router(registry.router)
     app.include_router(erasure.router)
+    app.include_router(erasure_decisions.router)
+    app.include_router(erasure_clock.router)
+    app.include_router(erasure_holds.router)
     app.include_router(jobs.router)
+    app.include_router(jobs.models)
     app.include_router(verification.router)
+    app.include_router(verification.audits)
     app.include_router(certificates.router)
     app.include_router(certificates.well_known)
     app.include_router(auth.router)
+    app.include_router(webhooks.router)
     app.include_router(transparency.router)  # without a scope: whoever doubts us must not have to ask us
     # The audit chain lies below `auth`, which records to it: so its scope is attached here (A12).
     audited = Depends(asks(Scope.AUDIT_READ), scope="function")
     app.include_router(audit.router, dependencies=[audited])
+    app.include_router(audit.live, dependencies=[Depends(watches(Scope.REQUESTS_READ))])
 
 
 def _health(app: FastAPI, settings: Settings, transaction: Transaction) -> None:
@@ -137,8 +204,11 @@ def _health(app: FastAPI, settings: Settings, transaction: Transaction) -> None:
 
     @app.get("/metrics", tags=["Health"], include_in_schema=False)
     def metrics() -> Response:
-        """Say how much of what was answered how fast; no ids."""
-        return Response(generate_latest(telemetry.registry), media_type=CONTENT_TYPE_LATEST)
+        """Say how much of what was answered how fast, and how many requests are where; no ids."""
+        said = generate_latest(telemetry.registry)
+        with suppress(DatabaseError), transaction() as session:
+            said += requests_metrics.exposition(reading.counts(session, now=app.state.clock()))
+        return Response(said, media_type=CONTENT_TYPE_LATEST)
 
 
 def _redis(url: str | None) -> str:

@@ -45,6 +45,8 @@ class Stage(StrEnum):
     CERTIFY = "certify"
     PUBLISH = "publish"
     CONCLUDE = "conclude"
+    AUDIT = "audit"
+    """Look deeper into what was certified (audit id); nobody rings for it, the sweeper finds it."""
 
     @property
     def queue(self) -> str:

@@ -1,7 +1,7 @@
 """The Celery worker: it hears bells, sweeps for what no bell told, and computes nothing.
 
     celery -A workers.celery_app worker -Q gpu        --pool=threads --concurrency=1
-    celery -A workers.celery_app worker -Q io,signing --pool=threads --concurrency=2
+    celery -A workers.celery_app worker -Q io,signing,webhooks --pool=threads --concurrency=2
     celery -A workers.celery_app beat                 any number of them is safe
 
 Why these settings: messages are acknowledged before the work (Redis redelivers what stays
@@ -30,6 +30,9 @@ from workers.supervision import Supervisor
 SWEEP = "lethe.sweep"
 VISIBILITY_SECONDS = 3600
 JOIN_SECONDS = 10
+COURIER_SECONDS = 2.0
+COURIER_QUEUE = "webhooks"
+"""Nothing is ever in it: a worker that consumes it delivers what Postgres has."""
 
 _log = telemetry.logger("sweeper")
 
@@ -123,6 +126,25 @@ class Sweeper(threading.Thread):
             self.supervisor.answer(*untried[0], bell=False)
 
 
+class Courier(threading.Thread):
+    """Tells others what happened; a thread of its own, as some of them take long to answer."""
+
+    def __init__(self, supervisor: Supervisor) -> None:
+        super().__init__(name="courier", daemon=True)
+        self.supervisor = supervisor
+
+    def run(self) -> None:
+        """Tell all there is, then look again, until the worker drains; what is under way is sent again."""
+        while True:
+            try:
+                while housekeeping.tell(self.supervisor.context) and not self.supervisor.draining.is_set():
+                    pass
+            except Exception as error:  # noqa: BLE001  nobody else would tell what comes next
+                _log.warning("duty failed", part="tell", **telemetry.failure(error))
+            if self.supervisor.draining.wait(COURIER_SECONDS):
+                return
+
+
 _sweepers: list[Sweeper] = []
 
 
@@ -144,6 +166,8 @@ def _begin(sender: Any, **_: Any) -> None:
     sweeper = Sweeper(supervisor(), queues)
     _sweepers.append(sweeper)
     sweeper.start()
+    if COURIER_QUEUE in queues:
+        Courier(supervisor()).start()
 
 
 @worker_shutting_down.connect  # type: ignore[untyped-decorator]  # Celery ships no types

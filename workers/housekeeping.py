@@ -5,18 +5,31 @@ Postgres what is to be done, does it, and says so. Knows no weights and no stage
 """
 
 import shutil
+from functools import cache
 from uuid import UUID
 
 from app import processes, queue, telemetry
+from app.certificates import publishing, revoking, stamping
 from app.certificates import service as certificates
-from app.http import receipts
-from app.jobs import service as jobs
+from app.certificates.stamps import Authority
+from app.clock import system_clock
+from app.config import Settings
+from app.erasure import holds, timing
+from app.http import ids, receipts
+from app.http.outbound import Reach
+from app.intake import callbacks, processor
+from app.intake import service as intake
+from app.intake.signing import Processor
+from app.jobs import scheduling
 from app.queue import Stage
 from app.registry import service as registry
 from app.registry import weights
 from app.serving import service as serving
-from app.signing.keys import KeyUnusable
+from app.signing.keys import KeyUnusable, public_keys
 from app.transparency import service as log
+from app.verification import audits
+from app.webhooks import delivery
+from app.webhooks import service as webhooks
 from workers.context import Context
 
 _log = telemetry.logger("housekeeping")
@@ -24,7 +37,18 @@ _log = telemetry.logger("housekeeping")
 
 def sweep(context: Context) -> None:
     """Do every duty once; one that fails does not keep the others from being done."""
-    for duty in (relay, sequence_log, destroy_condemned, converge, forget, clear_work):
+    for duty in (
+        relay,
+        warn_of_deadlines,
+        end_holds,
+        sign_statements,
+        sequence_log,
+        stamp,
+        destroy_condemned,
+        converge,
+        forget,
+        clear_work,
+    ):
         try:
             duty(context)
         except Exception as error:  # noqa: BLE001  each duty depends on another server; all come round again
@@ -39,7 +63,60 @@ def relay(context: Context) -> int:
 def due(context: Context) -> list[tuple[Stage, UUID]]:
     """Return what a worker should run now, whether or not a bell was heard."""
     with context.transaction() as session:
-        return jobs.due(session, now=context.clock())
+        due = scheduling.due(session, now=context.clock())
+        return [*due, *((Stage.AUDIT, audit_id) for audit_id in audits.due(session))]
+
+
+def warn_of_deadlines(context: Context) -> int:
+    """Tell of requests that are near their dates, or past them; return how many were told of."""
+    with context.transaction() as session:
+        near = timing.to_warn_of(session, now=context.clock())
+    told = 0
+    for request_id in near:
+        with context.transaction() as session:
+            days = timing.warn(session, request_id, now=context.clock())
+        if days is not None:
+            told += 1
+            _log.warning("deadline", request=ids.encode("er", request_id), count=days)
+    return told
+
+
+def end_holds(context: Context) -> int:
+    """End the legal holds whose time is over; return how many."""
+    with context.transaction() as session:
+        over = holds.expired(session, now=context.clock())
+    ended = 0
+    for hold_id in over:
+        with context.transaction() as session:
+            ended += holds.expire(session, hold_id, now=context.clock())
+    return ended
+
+
+def sign_statements(context: Context) -> int:
+    """Sign what waits for the issuer's keys: publications, the list of what does not stand, the keys.
+
+    Only where these keys lie; return how many statements were made.
+    """
+    settings, transaction = context.settings, context.transaction
+    try:
+        signed = publishing.sign(transaction, directory=settings.keys, objects=context.objects)
+        signed += revoking.renew(
+            transaction, directory=settings.keys, issuer=settings.issuer, clock=context.clock
+        )
+    except KeyUnusable:
+        return 0
+    with transaction() as session:
+        certificates.log_keys_stated(session, directory=settings.keys)
+    return signed
+
+
+def stamp(context: Context) -> int:
+    """Take the time stamps that certificates lack; return over how many. Only where an authority is named."""
+    settings = context.settings
+    if settings.tsa_url is None or settings.tsa_roots is None:
+        return 0
+    authority = Authority.at(settings.tsa_url, settings.tsa_roots)
+    return stamping.stamp(context.transaction, authority, public_keys=public_keys(settings.keys))
 
 
 def sequence_log(context: Context) -> int:
@@ -72,11 +149,33 @@ def destroy_condemned(context: Context) -> int:
 
 
 def forget(context: Context) -> int:
-    """Delete what is kept for a time only: receipts of calls, untaken openings, what killed writers left."""
+    """Delete what is kept for a time only: receipts, openings, deliveries, leavings of killed writers."""
     with context.transaction() as session:
         now = context.clock()
         gone = receipts.forget(session, now=now) + certificates.forget_openings(session, now=now)
+        gone += webhooks.forget(session, now=now) + intake.forget(session, now=now)
     return gone + context.objects.tidy()
+
+
+def tell(context: Context) -> int:
+    """Tell whoever wants to know what has happened, and what is still to be told; return how many calls.
+
+    Apart from the other duties: a receiver that does not answer holds nothing up but what follows here.
+    """
+    reach = _reach(context.settings)
+    told = delivery.run(
+        delivery.Sender(
+            transaction=context.transaction, seal=context.keyring.webhooks, reach=reach, clock=context.clock
+        )
+    )
+    identity = _processor(context.settings)
+    if identity is None:
+        return told
+    return told + callbacks.run(
+        callbacks.Sender(
+            transaction=context.transaction, processor=identity, reach=reach, clock=context.clock
+        )
+    )
 
 
 def clear_work(context: Context) -> int:
@@ -88,8 +187,10 @@ def clear_work(context: Context) -> int:
     folders = sorted(context.settings.work.glob("*-*")) if context.settings.work.is_dir() else []
     # Listed first: what is begun after this moment is not in the list.
     with context.transaction() as session:
-        running, preparing = jobs.unfinished(session)
+        running, preparing = scheduling.unfinished(session)
+        audited = audits.unfinished(session)
     needed = {f"job-{id_}" for id_ in running} | {f"prepare-{id_}" for id_ in preparing}
+    needed |= {f"audit-{id_}" for id_ in audited}
     ended = [each for each in folders if each.name not in needed]
     for folder in ended:
         shutil.rmtree(folder, ignore_errors=True)
@@ -116,3 +217,15 @@ def converge(context: Context) -> int:
             )
             for model_id in live
         )
+
+
+@cache
+def _reach(settings: Settings) -> Reach:
+    """Return where calls may go; made once, as the list of authorities is long."""
+    return Reach.of(settings)
+
+
+@cache
+def _processor(settings: Settings) -> Processor | None:
+    """Return who we are to OpenDSR's controllers; read once."""
+    return processor.of(settings, clock=system_clock)

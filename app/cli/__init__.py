@@ -4,6 +4,7 @@
     training.py      dataset, model                          the API
     erasing.py       request, job                            the API
     certificate.py   certificate                             the API; `check` needs nobody
+    auditing.py      audit                                  the API
     client.py        the calls, what is printed, how one waits
 
 Exit codes: 0 done, 1 refused or failed (the reason is printed), 2 typed wrongly, 3 nobody answers.

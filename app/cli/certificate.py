@@ -2,23 +2,30 @@
 
 import base64
 import json
+import sys
+import zipfile
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import quote
 
+import httpx
 import typer
 
 from app.certificates import check as checker
 from app.certificates import picture
 from app.cli import drawing
-from app.cli.client import Api, Stopped, chosen, err, out
+from app.cli.client import EXIT_NOBODY, Api, Stopped, chosen, err, out
+from app.signing import envelope, rotation
+from app.signing.keys import PublicKey
 
-certificate = typer.Typer(no_args_is_help=True, help="Certificates: get, check, show, trust.")
+certificate = typer.Typer(no_args_is_help=True, help="Certificates: get, check, show, status, revoke, trust.")
 
 Id = Annotated[str, typer.Argument(metavar="ID", help="A certificate, or a request (er_...) that has one.")]
 EXIT_UNREADABLE = checker.UNREADABLE
+FETCH_SECONDS = 30.0
+TOOL_NAMES = {envelope.ED25519: "ed25519", envelope.P256: "p256"}
 FORBIDDEN = 403
 
 
@@ -54,6 +61,9 @@ def check_certificate(
     trust: Annotated[
         Path | None, typer.Option(help="trust.json, from the issuer and not from the bundle.")
     ] = None,
+    status: Annotated[
+        str | None, typer.Option(metavar="FILE|URL", help="A newer list of revocations than the bundle's.")
+    ] = None,
     model: Annotated[Path | None, typer.Option(help="The model's files, to compare with.")] = None,
     at: Annotated[str | None, typer.Option(help="As of then (ISO 8601, UTC), instead of now.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -68,12 +78,13 @@ def check_certificate(
         trusted = None if trust is None else checker.loads(trust.read_bytes())
         with bundle.open("rb") as file:
             data = file.read(checker.BUNDLE_BYTES_MAX + 1)
+        stated = None if status is None else _stated(status)
         moment = None if at is None else datetime.fromisoformat(at)
     except (OSError, ValueError) as error:
         raise Stopped(f"unreadable: {error}", code=EXIT_UNREADABLE) from error
     if moment is not None and moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)
-    report = checker.check(data, trusted, model=model, at=moment)
+    report = checker.check(data, trusted, model=model, status=stated, at=moment)
     if as_json or chosen.as_json:
         out.print_json(json.dumps(vars(report)))
     else:
@@ -148,13 +159,131 @@ def _read(data: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
     return statement, report.claim
 
 
+@certificate.command("pae")
+def write_pae(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A .zip, or a .dsse.json.")],
+) -> None:
+    """Write to standard output what the two keys have signed, for openssl.
+
+    Example: lethe certificate pae lethe-....zip > pae.bin
+    """
+    try:
+        data = file.read_bytes()
+        if zipfile.is_zipfile(file):
+            with zipfile.ZipFile(file) as archive:
+                data = archive.read(checker.CERTIFICATE)
+        signed = envelope.decode(data)
+        sys.stdout.buffer.write(envelope.pae(signed["payloadType"], envelope.payload_of(signed)))
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        raise Stopped(f"unreadable: {error}", code=EXIT_UNREADABLE) from error
+
+
+@certificate.command("unpack")
+def unpack_bundle(
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="The .zip that was handed over.")],
+    *,
+    trust: Annotated[Path, typer.Option(help="trust.json, from the issuer and not from the bundle.")],
+    directory: Annotated[Path, typer.Option("--out", help="The directory to write to.")] = Path(),
+) -> None:
+    """Write a bundle's members, what was signed, both signatures and the keys as files, for other tools.
+
+    Example: lethe certificate unpack lethe-....zip --trust trust.json --out unpacked
+    """
+    try:
+        trusted = checker.loads(trust.read_bytes())
+        members = checker.read_bundle(bundle.read_bytes())[2]
+        signed = envelope.decode(members[checker.CERTIFICATE])
+        files = members | {"pae.bin": envelope.pae(signed["payloadType"], envelope.payload_of(signed))}
+        signatures = envelope.signatures_of(signed)
+        for key in (PublicKey.from_json(each) for each in trusted["keys"]):
+            if key.keyid in signatures:
+                name = TOOL_NAMES[key.algorithm]
+                files |= {f"{name}.sig": signatures[key.keyid], f"{name}.pem": key.pem.encode()}
+        if trusted.get("tsa"):
+            files["tsa.pem"] = trusted["tsa"].encode()
+        directory.mkdir(parents=True, exist_ok=True)
+        for name, content in files.items():
+            (directory / name).write_bytes(content)
+            out.print(str(directory / name), markup=False)
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        raise Stopped(f"unreadable: {error}", code=EXIT_UNREADABLE) from error
+
+
+@certificate.command("status")
+def get_status(
+    path: Annotated[Path | None, typer.Option("--out", help="Write the signed list there.")] = None,
+) -> None:
+    """Fetch the issuer's list of certificates that do not stand, and show it.
+
+    `lethe certificate check --status FILE` takes what is written.
+
+    Example: lethe certificate status --out status.dsse.json
+    """
+    data = Api("officer").send("GET", "/.well-known/lethe-status.json").content
+    said = json.loads(envelope.payload_of(envelope.decode(data)))["predicate"]
+    if path is not None:
+        path.write_bytes(data)
+    if chosen.as_json:
+        out.print_json(json.dumps(said))
+        return
+    out.print(f"of {said['producedOn']}, the next is due by {said['nextUpdate']}", markup=False)
+    for each in said["revoked"]:
+        out.print(f"{each['certificateId']}  {each['reason']}  since {each['since']}", markup=False)
+
+
+@certificate.command("revoke")
+def revoke_certificate(
+    id: Id,  # noqa: A002  the word on the command line
+    *,
+    reason: Annotated[
+        str, typer.Option(help="issued-in-error, evidence-invalid, resurfaced or key-compromise.")
+    ],
+) -> None:
+    """Say that a certificate does not stand; the public list says so within a minute.
+
+    Example: lethe certificate revoke 8d1c6c0e-... --reason issued-in-error
+    """
+    api = Api("reviewer")
+    for each in _of(api, id):
+        api.send("POST", f"/v1/certificates/{each}/revocation", body={"reason": reason})
+        out.print(f"{each} is revoked", markup=False)
+
+
 @certificate.command("trust")
 def get_trust(
     path: Annotated[Path, typer.Option("--out", help="Where to write it.")] = Path("trust.json"),
+    *,
+    since: Annotated[
+        Path | None,
+        typer.Option(help="A trust file that you have: take only keys that its keys have vouched for."),
+    ] = None,
 ) -> None:
-    """Fetch the issuer's trust file; whoever checks should have it on another way than the bundle."""
-    path.write_bytes(Api("officer").send("GET", "/.well-known/lethe-trust.json").content)
+    """Fetch the issuer's trust file; whoever checks should have it on another way than the bundle.
+
+    With --since it needs no other way: each new key must be stated by a pair of keys that you trust.
+    """
+    api = Api("officer")
+    data = api.send("GET", "/.well-known/lethe-trust.json").content
+    if since is not None:
+        try:
+            old = [PublicKey.from_json(each) for each in json.loads(since.read_bytes())["keys"]]
+            stated = json.loads(api.send("GET", "/.well-known/lethe-keys.json").content)["statements"]
+            vouched = {key.keyid for key in rotation.followed(old, stated)}
+        except (OSError, KeyError, ValueError) as error:
+            raise Stopped(f"unreadable: {error}", code=EXIT_UNREADABLE) from error
+        if strange := {each["keyid"] for each in json.loads(data)["keys"]} - vouched:
+            raise Stopped(f"no keys of {since} have vouched for {', '.join(sorted(strange))}")
+    path.write_bytes(data)
     out.print(str(path), markup=False)
+
+
+def _stated(where: str) -> bytes:
+    if not where.startswith(("http://", "https://")):
+        return Path(where).read_bytes()
+    try:
+        return httpx.get(where, timeout=FETCH_SECONDS, follow_redirects=True).raise_for_status().content
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise Stopped(f"nothing answers at {where} ({type(error).__name__})", code=EXIT_NOBODY) from error
 
 
 def _of(api: Api, id_: str) -> list[str]:

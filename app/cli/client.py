@@ -65,15 +65,22 @@ class Api:
             )
 
     def send(
-        self, method: str, path: str, *, body: object = None, params: Mapping[str, Any] | None = None
+        self,
+        method: str,
+        path: str,
+        *,
+        body: object = None,
+        params: Mapping[str, Any] | None = None,
+        seen: str = "*",
     ) -> httpx.Response:
         """Call, and return the answer; a refusal is `Stopped` in the API's own words.
 
-        A POST carries a key of its own, so a second try within this call cannot act twice.
+        A POST carries a key of its own, so a second try within this call cannot act twice; and the tag
+        of what was `seen`, by default whichever version there is.
         """
         headers = {"Authorization": f"Bearer {self._key}"}
         if method == "POST":
-            headers["Idempotency-Key"] = str(uuid4())
+            headers |= {"Idempotency-Key": str(uuid4()), "If-Match": seen}
         for last in (False, True):
             try:
                 response = httpx.request(
@@ -102,9 +109,13 @@ class Api:
         """Return what is there."""
         return self.send("GET", path, params={k: v for k, v in params.items() if v is not None}).json()
 
-    def post(self, path: str, body: object = None) -> Any:
+    def post(self, path: str, body: object = None, *, seen: str = "*") -> Any:
         """Do it, and return the receipt."""
-        return self.send("POST", path, body=body).json()
+        return self.send("POST", path, body=body, seen=seen).json()
+
+    def delete(self, path: str) -> Any:
+        """End it, and return what it was."""
+        return self.send("DELETE", path).json()
 
     def pages(self, path: str, *, limit: int, **params: Any) -> Iterator[dict[str, Any]]:
         """Yield up to `limit` rows of a list, page by page."""
@@ -116,6 +127,13 @@ class Api:
             cursor = page.get("next")
             if cursor is None:
                 return
+
+    def after(self, path: str, *, key: Callable[[dict[str, Any]], int]) -> Iterator[dict[str, Any]]:
+        """Yield a list that is numbered, from its beginning on."""
+        last = 0
+        while page := self.get(path, limit=PAGE_ROWS, after=last):
+            yield from page
+            last = key(page[-1])
 
     def follow(
         self,

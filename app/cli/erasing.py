@@ -9,9 +9,8 @@ import typer
 
 from app.cli.client import Api, Stopped, chosen, err, runs, show, table
 
-request = typer.Typer(
-    no_args_is_help=True, help="Erasure requests: create, list, show, approve, withdraw, reject."
-)
+request = typer.Typer(no_args_is_help=True, help="Erasure requests: from intake to the last decision.")
+hold = typer.Typer(no_args_is_help=True, help="Legal holds: place, list, lift.")
 job = typer.Typer(no_args_is_help=True, help="Unlearning jobs: run, list, show.")
 
 RequestId = Annotated[str, typer.Argument(metavar="ER_ID", help="The request (er_...).")]
@@ -35,6 +34,10 @@ def create_request(
     external_ref: Annotated[
         str | None, typer.Option(help="Your own ticket number; no personal data.")
     ] = None,
+    *,
+    doubted: Annotated[
+        bool, typer.Option("--doubted", help="You do not vouch for who asks; nothing is searched yet.")
+    ] = False,
 ) -> None:
     """Take in a request to be forgotten, by identifiers of the person or by record ids.
 
@@ -45,18 +48,15 @@ def create_request(
 
     Example: lethe request create --dataset people --records-file ids.txt
     """
-    identifiers = [{"type": "email", "value": _value(each)} for each in email or ()]
-    for each in subject or ():
-        kind, equals, value = each.partition("=")
-        if not equals:
-            raise Stopped("--subject is TYPE=VALUE, as in customer_id=AB-1234", code=2)
-        identifiers.append({"type": kind, "value": _value(value)})
+    identifiers = _identifiers(email, subject)
     ids = list(record or ())
     if records_file is not None:
         ids += [
             line.strip() for line in records_file.read_text(encoding="utf-8").splitlines() if line.strip()
         ]
     body: dict[str, Any] = {} if external_ref is None else {"external_ref": external_ref}
+    if doubted:
+        body["identity"] = "doubted"
     if identifiers:
         body["subject"] = identifiers
     if dataset is not None or ids:
@@ -67,38 +67,119 @@ def create_request(
 @request.command("list")
 def list_requests(
     state: Annotated[list[str] | None, typer.Option(help="Only this state; may be repeated.")] = None,
+    due_before: Annotated[str | None, typer.Option(metavar="DAY", help="Due before this day.")] = None,
+    dataset: Annotated[str | None, typer.Option(metavar="DS_ID", help="Naming a record of it.")] = None,
+    model: Annotated[str | None, typer.Option(metavar="MDL_ID", help="Approved for it.")] = None,
     *,
     attention: Annotated[
         bool | None, typer.Option(help="Only what needs a person, or what does not.")
     ] = None,
+    overdue: Annotated[bool | None, typer.Option(help="Only what is past its date, or is not.")] = None,
+    on_hold: Annotated[bool | None, typer.Option(help="Only what stands under a hold, or does not.")] = None,
+    due: Annotated[bool, typer.Option("--due", help="What is due next comes first.")] = False,
     limit: Annotated[int, typer.Option(help="How many at most.")] = 50,
 ) -> None:
-    """List requests, newest first."""
-    rows = Api("officer").pages("/v1/erasure-requests", limit=limit, state=state, attention=attention)
+    """List requests, newest first, or by their dates.
+
+    Example: lethe request list --due --state awaiting_approval
+
+    Example: lethe request list --overdue
+    """
+    rows = Api("officer").pages(
+        "/v1/erasure-requests",
+        limit=limit,
+        state=state,
+        attention=attention,
+        overdue=overdue,
+        on_hold=on_hold,
+        due_before=due_before,
+        dataset=dataset,
+        model=model,
+        sort="due_at" if due else None,
+    )
     columns = {"id": "request", "state": "state", "records_matched": "records", "due_on": "due"}
-    table(rows, columns | {"outcome": "outcome", "attention": "attention"})
+    marked = ({**row, "late": "overdue" if row["overdue"] else None} for row in rows)
+    table(marked, columns | {"late": "", "outcome": "outcome", "attention": "attention"})
+
+
+@request.command("search")
+def search_requests(
+    email: Annotated[list[str] | None, typer.Option(help="Of the person; `-` reads it from stdin.")] = None,
+    subject: Annotated[
+        list[str] | None, typer.Option(metavar="TYPE=VALUE", help="Another identifier.")
+    ] = None,
+) -> None:
+    """Find the requests of a person; that somebody asked is kept, about whom is not.
+
+    Example: lethe request search --email -
+    """
+    found = Api("officer").post("/v1/erasure-requests/search", {"subject": _identifiers(email, subject)})
+    columns = {"id": "request", "state": "state", "records_matched": "records", "due_on": "due"}
+    table(found, columns | {"outcome": "outcome", "attention": "attention"})
 
 
 @request.command("show")
-def show_request(request_id: RequestId) -> None:
-    """Show one request: state, dates, models, certificates."""
-    _show_request(Api("officer").get(f"/v1/erasure-requests/{request_id}"))
+def show_request(
+    request_id: RequestId,
+    *,
+    records: Annotated[bool, typer.Option("--records", help="The records it names instead.")] = False,
+    events: Annotated[bool, typer.Option("--events", help="What happened to it instead.")] = False,
+) -> None:
+    """Show one request: state, dates, models, certificates.
+
+    Example: lethe request show er_01k... --records
+    """
+    api, here = Api("officer"), f"/v1/erasure-requests/{request_id}"
+    if records:
+        columns = {"id": "record", "dataset": "dataset", "action": "action", "ground": "ground"}
+        table(api.after(f"{here}/records", key=_record_number), columns | {"erased_at": "erased at"})
+    elif events:
+        table(api.after(f"{here}/events", key=_sequence), {"seq": "number", "kind": "what"})
+    else:
+        _show_request(api.get(here))
 
 
 @request.command("approve")
-def approve_request(request_id: RequestId) -> None:
+def approve_request(
+    request_id: RequestId,
+    notice: Annotated[
+        str | None,
+        typer.Option(metavar="DAY", help="When the person was told which records are kept, if any are."),
+    ] = None,
+) -> None:
     """Approve exactly what the request would erase now; another person than the one who sent it.
 
     Example: lethe --as reviewer request approve er_01k...
     """
-    api = Api("reviewer")
-    seen = api.get(f"/v1/erasure-requests/{request_id}")
+    api, here = Api("reviewer"), f"/v1/erasure-requests/{request_id}"
+    seen = api.get(here)
     if seen["record_set_hash"] is None:
         raise Stopped(f"{request_id} is {seen['state']}; there is nothing to approve")
-    receipt = api.post(
-        f"/v1/erasure-requests/{request_id}/approvals", {"record_set_hash": seen["record_set_hash"]}
-    )
-    _show_request(receipt)
+    body = {"record_set_hash": seen["record_set_hash"]}
+    if notice is not None:
+        body["notice"] = _notice(notice, None)
+    _show_request(api.post(f"{here}/approvals", body, seen=_tag(seen)))
+
+
+@request.command("send-back")
+def send_back_request(request_id: RequestId) -> None:
+    """Have a request looked at again instead of approving it; approvals of it are void.
+
+    Example: lethe --as reviewer request send-back er_01k...
+    """
+    api, here = Api("reviewer"), f"/v1/erasure-requests/{request_id}"
+    seen = api.get(here)
+    body = {"record_set_hash": seen["record_set_hash"], "decision": "send_back"}
+    _show_request(api.post(f"{here}/approvals", body, seen=_tag(seen)))
+
+
+@request.command("resolve")
+def resolve_request(request_id: RequestId) -> None:
+    """Search again for what a request concerns; approvals of it are void.
+
+    Example: lethe request resolve er_01k...
+    """
+    _act("officer", request_id, "resolutions")
 
 
 @request.command("release")
@@ -108,22 +189,154 @@ def release_request(request_id: RequestId) -> None:
     A result of an exact method is held when the verification detects the person all the same. That
     happens by chance in about one of twenty; whether records were overlooked is for a person to say.
     """
-    _show_request(Api("reviewer").post(f"/v1/erasure-requests/{request_id}/release"))
+    _act("reviewer", request_id, "release")
 
 
 @request.command("withdraw")
 def withdraw_request(request_id: RequestId) -> None:
     """Take a request back, as long as nothing has been erased for it."""
-    _show_request(Api("officer").post(f"/v1/erasure-requests/{request_id}/withdrawal"))
+    _act("officer", request_id, "withdrawal")
 
 
 @request.command("reject")
 def reject_request(
     request_id: RequestId,
     ground: Annotated[str, typer.Option(help="The paragraph of Art. 12 or 17 GDPR, as 12.5 or 17.3.b.")],
+    told_on: Annotated[
+        str,
+        typer.Option(metavar="DAY", help="When the person was told why, and where to complain or to sue."),
+    ],
+    notice_ref: Annotated[str | None, typer.Option(help="The number of that letter.")] = None,
 ) -> None:
-    """Refuse a request on a ground of the regulation."""
-    _show_request(Api("reviewer").post(f"/v1/erasure-requests/{request_id}/rejection", {"ground": ground}))
+    """Refuse a request on a ground of the regulation; another person than the one who sent it.
+
+    Example: lethe --as reviewer request reject er_01k... --ground 12.5 --told-on 2026-11-25
+    """
+    _act("reviewer", request_id, "rejection", {"ground": ground, "notice": _notice(told_on, notice_ref)})
+
+
+@request.command("exempt")
+def exempt_records(
+    request_id: RequestId,
+    ground: Annotated[
+        str | None, typer.Option(help="The letter of Art. 17(3), as 17.3.b; without one, no longer.")
+    ] = None,
+    record: Annotated[
+        list[str] | None, typer.Option(metavar="REC_ID", help="Only this one; may be repeated.")
+    ] = None,
+) -> None:
+    """Propose to keep records of a request on a ground; another person approves the set with them.
+
+    Example: lethe request exempt er_01k... --ground 17.3.b --record rec_1042
+    """
+    body: dict[str, Any] = {"ground": ground}
+    _act("officer", request_id, "exemptions", body if not record else body | {"records": record})
+
+
+@request.command("identify")
+def confirm_identity(
+    request_id: RequestId,
+    by: Annotated[str, typer.Option(help="account_login, one_time_code, document, callback or in_person.")],
+) -> None:
+    """Accept a proof of who asks: the clock runs again, and the records are searched for.
+
+    Example: lethe request identify er_01k... --by document
+    """
+    _act("officer", request_id, "identity-proofs", {"method": by})
+
+
+@request.command("pause")
+def pause_clock(
+    request_id: RequestId,
+    asked_on: Annotated[str | None, typer.Option(metavar="DAY", help="When; by default today.")] = None,
+) -> None:
+    """Stop the clock, because the person was asked who they are.
+
+    Example: lethe request pause er_01k... --asked-on 2026-11-23
+    """
+    body = {} if asked_on is None else {"asked_on": asked_on}
+    made = Api("officer").post(f"/v1/erasure-requests/{request_id}/clock-pauses", body)
+    show(made, {"pause": made["pause"]["id"], "asked on": made["pause"]["asked_on"]})
+
+
+@request.command("resume")
+def resume_clock(
+    request_id: RequestId,
+    answered_on: Annotated[str | None, typer.Option(metavar="DAY", help="When; by default today.")] = None,
+) -> None:
+    """Let the clock run again: the person has answered.
+
+    Example: lethe request resume er_01k...
+    """
+    api = Api("officer")
+    pauses = api.get(f"/v1/erasure-requests/{request_id}/clock-pauses")
+    standing = [each["id"] for each in pauses if each["answered_on"] is None]
+    if not standing:
+        raise Stopped(f"the clock of {request_id} does not stand still")
+    body = {} if answered_on is None else {"answered_on": answered_on}
+    _act("officer", request_id, f"clock-pauses/{standing[0]}/end", body)
+
+
+@request.command("extend")
+def extend_request(
+    request_id: RequestId,
+    reason: Annotated[str, typer.Option(help="complexity or number_of_requests.")],
+    told_on: Annotated[str, typer.Option(metavar="DAY", help="When the person was told so, and why.")],
+    notice_ref: Annotated[str | None, typer.Option(help="The number of that letter.")] = None,
+) -> None:
+    """Take three months from receipt instead of one; once, and inside the first month.
+
+    Example: lethe request extend er_01k... --reason complexity --told-on 2026-12-01
+    """
+    notice = {"sent_on": told_on} | ({} if notice_ref is None else {"reference": notice_ref})
+    _act("officer", request_id, "extensions", {"reason": reason, "notice": notice})
+
+
+@hold.command("place")
+def place_hold(
+    reason: Annotated[str, typer.Option(help="litigation, investigation, regulator or preservation_order.")],
+    request: Annotated[str | None, typer.Option(metavar="ER_ID", help="On a request.")] = None,
+    model: Annotated[str | None, typer.Option(metavar="MDL_ID", help="On a model.")] = None,
+    record: Annotated[
+        str | None, typer.Option(metavar="DATASET/ID", help="On a record, by its dataset's id for it.")
+    ] = None,
+    days: Annotated[int, typer.Option(help="After how many days it ends by itself.")] = 180,
+    external_ref: Annotated[str | None, typer.Option(help="Your own number of the case.")] = None,
+) -> None:
+    """Keep a request, a record or a model out of every batch; no deadline moves for it.
+
+    Example: lethe hold place --request er_01k... --reason litigation
+    """
+    body: dict[str, Any] = {"reason": reason, "days": days}
+    given = {"request": request, "model": model, "external_ref": external_ref}
+    body |= {name: value for name, value in given.items() if value is not None}
+    if record is not None:
+        dataset, slash, id_ = record.partition("/")
+        if not slash:
+            raise Stopped("--record is DATASET/ID, as in people/ada-1", code=2)
+        body["record"] = {"dataset": dataset, "id": id_}
+    _show_hold(Api("officer").post("/v1/holds", body))
+
+
+@hold.command("list")
+def list_holds(
+    *,
+    active: Annotated[bool | None, typer.Option(help="Only those that hold, or that have ended.")] = None,
+    limit: Annotated[int, typer.Option(help="How many at most.")] = 50,
+) -> None:
+    """List legal holds, newest first."""
+    rows = Api("officer").pages("/v1/holds", limit=limit, active=active)
+    columns = {"id": "hold", "request": "request", "record": "record", "model": "model", "reason": "reason"}
+    table(rows, columns | {"expires_at": "until", "ended_at": "ended at"})
+
+
+@hold.command("lift")
+def lift_hold(hold_id: Annotated[str, typer.Argument(metavar="HOLD_ID", help="The hold.")]) -> None:
+    """End a hold; another person than the one who placed it.
+
+    Example: lethe --as reviewer hold lift hold_01k...
+    """
+    _show_hold(Api("reviewer").delete(f"/v1/holds/{hold_id}"))
 
 
 @job.command("run")
@@ -141,6 +354,11 @@ def run_job(
     if not wait:
         show(asked, {"model": asked["model"], "asked at": asked["asked_at"]})
         return
+    follow_job(api, asked, says=f"unlearning in {model}")
+
+
+def follow_job(api: Api, asked: dict[str, Any], *, says: str) -> None:
+    """Stay with the job that was asked for until it ends; Stopped if it fails."""
     opened = _opened(api, asked)
     told = 0
 
@@ -151,9 +369,7 @@ def run_job(
             told += 1
         return bool(body["state"] != "running")
 
-    ended = api.follow(
-        f"/v1/jobs/{opened['id']}", says=f"unlearning in {model}", done=done, share=_stage_share
-    )
+    ended = api.follow(f"/v1/jobs/{opened['id']}", says=says, done=done, share=_stage_share)
     _show_job(ended)
     if ended["state"] == "failed":
         raise Stopped(f"the job failed: {ended['failure']}")
@@ -162,10 +378,10 @@ def run_job(
 @job.command("list")
 def list_jobs(limit: Annotated[int, typer.Option(help="How many at most.")] = 20) -> None:
     """List jobs, newest first."""
-    columns = {"id": "job", "state": "state", "stage": "stage", "engine": "engine", "attempt": "attempt"}
+    columns = {"id": "job", "kind": "kind", "state": "state", "stage": "stage", "engine": "engine"}
     table(
         Api("engineer").pages("/v1/jobs", limit=limit),
-        columns | {"failure": "failure", "created_at": "begun"},
+        columns | {"attempt": "attempt", "failure": "failure", "created_at": "begun"},
     )
 
 
@@ -202,7 +418,7 @@ def _tried(tried: dict[str, Any]) -> str:
 
 
 def _show_job(body: dict[str, Any]) -> None:
-    lines = {name: body[name] for name in ("id", "model", "state", "stage", "engine", "failure")}
+    lines = {name: body[name] for name in ("id", "kind", "model", "state", "stage", "engine", "failure")}
     lines["requests"] = ", ".join(body["requests"]) or None
     for tried in body["history"]:
         lines[f"attempt {tried['attempt']}"] = _tried(tried)
@@ -214,14 +430,56 @@ def _show_request(body: dict[str, Any]) -> None:
         name: body.get(name) for name in ("id", "state", "outcome", "attention", "external_ref", "ground")
     }
     lines["records"] = body["records_matched"]
+    lines["kept"] = body.get("records_exempt") or None
     lines["received"], lines["due on"] = body["received_at"], body["due_on"]
-    lines["hash to approve"] = body["record_set_hash"] if body["state"] == "awaiting_approval" else None
+    flags = {"overdue": "overdue", "clock_paused": "clock stands still", "legal_hold": "on legal hold"}
+    lines["flags"] = ", ".join(said for name, said in flags.items() if body.get(name)) or None
+    if body["state"] == "awaiting_approval":
+        lines["hash to approve"] = body["record_set_hash"]
+        if "approvals_needed" in body:
+            lines["approvals"] = f"{body['approvals']} of {body['approvals_needed']}"
     for number, target in enumerate(body.get("targets", ()), start=1):
         certificate = f", certificate {target['certificate']}" if target["certificate"] else ""
         held = f", held: {target['held']}" if target["held"] else ""
         said = f"{target['outcome'] or target['stage']}{certificate}{held}"
         lines[f"model {number}"] = f"{target['model']}: {said}"
     show(body, lines)
+
+
+def _show_hold(body: dict[str, Any]) -> None:
+    show(body, {name.replace("_", " "): value for name, value in body.items()})
+
+
+def _act(account: str, request_id: str, what: str, body: object = None) -> None:
+    _show_request(Api(account).post(f"/v1/erasure-requests/{request_id}/{what}", body))
+
+
+def _identifiers(email: list[str] | None, subject: list[str] | None) -> list[dict[str, str]]:
+    identifiers = [{"type": "email", "value": _value(each)} for each in email or ()]
+    for each in subject or ():
+        kind, equals, value = each.partition("=")
+        if not equals:
+            raise Stopped("--subject is TYPE=VALUE, as in customer_id=AB-1234", code=2)
+        identifiers.append({"type": kind, "value": _value(value)})
+    return identifiers
+
+
+def _notice(told_on: str, reference: str | None) -> dict[str, Any]:
+    """Return that the person was told, of the authority and the court too (Art. 12(4))."""
+    notice = {"sent_on": told_on, "complaint": True, "court": True}
+    return notice if reference is None else notice | {"reference": reference}
+
+
+def _tag(seen: dict[str, Any]) -> str:
+    return f'"v{seen["version"]}"'
+
+
+def _record_number(row: dict[str, Any]) -> int:
+    return int(row["id"].removeprefix("rec_"))
+
+
+def _sequence(row: dict[str, Any]) -> int:
+    return int(row["seq"])
 
 
 def _value(typed: str) -> str:

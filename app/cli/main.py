@@ -6,12 +6,16 @@ from typing import Annotated
 import typer
 
 from app.cli import operate
+from app.cli.auditing import audit
+from app.cli.bench import bench
 from app.cli.certificate import certificate
 from app.cli.client import EXIT_REFUSED, Stopped, chosen, err
-from app.cli.erasing import job, request
+from app.cli.erasing import hold, job, request
 from app.cli.fleet import fleet
+from app.cli.keys import keys
 from app.cli.log import log
 from app.cli.training import dataset, model
+from app.cli.webhooks import webhook
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -21,15 +25,20 @@ app = typer.Typer(
     help="Lethe erases people's data from trained language models, and shows it.",
     epilog="Exit codes: 0 done, 1 refused or failed, 2 typed wrongly, 3 nobody answers.",
 )
-for command in (operate.up, operate.demo, operate.migrate, operate.keys, operate.account, fleet):
+for command in (operate.up, operate.demo, operate.migrate, operate.account, fleet):
     app.command()(command)
 for name, group in (
     ("dataset", dataset),
     ("model", model),
     ("request", request),
+    ("hold", hold),
     ("job", job),
     ("certificate", certificate),
+    ("keys", keys),
+    ("audit", audit),
     ("log", log),
+    ("webhook", webhook),
+    ("bench", bench),
 ):
     app.add_typer(group, name=name)
 

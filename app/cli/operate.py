@@ -1,4 +1,4 @@
-"""`lethe up`, `demo`, `migrate`, `keys`, `account`: what runs on this computer."""
+"""`lethe up`, `demo`, `migrate`, `account`: what runs on this computer."""
 
 import signal
 import threading
@@ -10,14 +10,10 @@ import typer
 
 from app.auth.scopes import ROLES
 from app.cli.client import Stopped, chosen, err, out
-from app.clock import system_clock
 from app.config import Settings
 from app.embedded import accounts
 from app.embedded.stack import Stack, StartFailed
-from app.signing import keys as signing
 from app.storage import migrations
-from app.storage.keyring import Keyring
-from app.transparency import keys as log_keys
 
 NEXT = """No model is registered yet. Next, in another terminal:
 
@@ -106,19 +102,6 @@ def migrate() -> None:
         raise Stopped("LETHE_DATABASE_URL is not set")
     migrations.migrate(url)
     out.print(f"the database is at revision {migrations.head()}")
-
-
-def keys() -> None:
-    """Make what is missing of the keyring (LETHE_KEYRING, or keys/ in LETHE_HOME); what exists stays.
-
-    The keyed hashes in the database are worth nothing without these files: back them up apart from it.
-    """
-    settings = Settings()
-    directory = settings.keys
-    Keyring.open(directory, create=True)
-    signing.generate(directory)
-    log_keys.generate(directory, issuer=settings.issuer, at=system_clock())
-    out.print(f"the keyring in {directory} is complete")
 
 
 def account(

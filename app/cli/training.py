@@ -8,9 +8,10 @@ from typing import Annotated, Any
 import typer
 
 from app.cli.client import Api, Stopped, chosen, out, runs, show, table
+from app.cli.erasing import follow_job
 
 dataset = typer.Typer(no_args_is_help=True, help="Training sets: register, list, show.")
-model = typer.Typer(no_args_is_help=True, help="Model lines: train, add, list, show.")
+model = typer.Typer(no_args_is_help=True, help="Model lines: train, add, list, show, compact, resume.")
 
 Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Stay until it is done, with progress.")]
 Name = Annotated[str, typer.Option(help="A name of its own: lower case, digits, dots, dashes.")]
@@ -189,6 +190,30 @@ def resume_model(name: Annotated[str, typer.Argument(help="Its name.")]) -> None
     _show_model(Api("engineer").post(f"/v1/models/{name}/resumption"))
 
 
+@model.command("compact")
+def compact_model(
+    name: Annotated[str, typer.Argument(help="Its name.")],
+    *,
+    show_only: Annotated[
+        bool, typer.Option("--show", help="Say how far it is from its anchor, and begin nothing.")
+    ] = False,
+    wait: Wait = True,
+) -> None:
+    """Make exact what was erased approximately: a new anchor, no deltas, and better certificates.
+
+    It begins by itself once the policy says so; this is for whoever will not wait.
+
+    Example: lethe model compact mine
+    """
+    api = Api("engineer")
+    path = f"/v1/models/{name}/compaction"
+    found = api.get(path) if show_only else api.post(path)
+    if show_only or not wait:
+        _show_standing(found)
+    else:
+        follow_job(api, found, says=f"compacting {name}")
+
+
 def _create(body: dict[str, Any], *, wait: bool) -> None:
     api = Api("engineer")
     made = api.post("/v1/models", body)
@@ -224,6 +249,25 @@ def _show_model(body: dict[str, Any]) -> None:
             "digest": live.get("digest"),
             "references": f"{body['references_ready']} of {body['references_wanted']}",
             "attention": body["attention"],
+        },
+    )
+
+
+def _show_standing(body: dict[str, Any]) -> None:
+    outstanding = body["outstanding"]
+    show(
+        body,
+        {
+            "model": body["model"],
+            "anchor": body["anchor"],
+            "served since": body["anchor_live_at"],
+            "deltas": body["deltas"],
+            "requests outstanding": outstanding["requests"],
+            "records outstanding": outstanding["records"],
+            "first concluded": outstanding["since"],
+            "due": body["reason"] or "no",
+            "due by": body["due_by"],
+            "not before": body["not_before"],
         },
     )
 

@@ -55,7 +55,7 @@ class Walk:
         """Call the API as one of the callers; a problem becomes `Failed` with its own words."""
         headers = {"Authorization": f"Bearer {self.keys[by]}"}
         if method != "GET":
-            headers["Idempotency-Key"] = str(uuid4())
+            headers |= {"Idempotency-Key": str(uuid4()), "If-Match": "*"}
         response = self.api.request(method, path, headers=headers, json=json)
         if response.is_error:
             raise Failed(f"{method} {path} was answered {response.status_code}: {response.text[:500]}")

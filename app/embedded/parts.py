@@ -47,7 +47,7 @@ def ours(settings: Settings) -> list[Part]:
             "api", api, lambda _pid: _answers(f"http://{reachable(settings.host)}:{settings.port}/readyz")
         ),
         _worker(settings, "worker-gpu", queues="gpu", threads=1),
-        _worker(settings, "worker-io", queues="io,signing", threads=2),
+        _worker(settings, "worker-io", queues="io,signing,webhooks", threads=2),
         _python("beat", [*_celery(), *beat], lambda _pid: True),
     ]
 

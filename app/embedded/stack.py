@@ -127,6 +127,7 @@ class Stack:
         Keyring.open(self.settings.keys, create=True)
         signing.generate(self.settings.keys)
         log_keys.generate(self.settings.keys, issuer=self.settings.issuer, at=system_clock())
+        log_keys.introduce(self.settings.keys, issuer=self.settings.issuer, at=system_clock())
         waiting = []
         if self._external.model_server_url is None:
             # It needs no database, and takes longest to load.

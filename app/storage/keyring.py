@@ -3,6 +3,7 @@
     subject, content         keyed hashes of identifiers and of content
     lottery, placement       who is held back; which shard a subject falls in
     api, idempotency, cursor keys of callers, fingerprints of calls, list cursors
+    webhooks                 seals the secrets that endpoints' messages are signed with
     admin_token              what the service shows to the model server
 
 Why a key per use: whoever learns one can link or forge one thing only, and destroying one ends
@@ -34,6 +35,7 @@ class Keyring:
     api: bytes = field(repr=False)
     idempotency: bytes = field(repr=False)
     cursor: bytes = field(repr=False)
+    webhooks: bytes = field(repr=False)
     admin_token: str = field(repr=False)
 
     @classmethod
@@ -51,6 +53,7 @@ class Keyring:
             api=read.key("api"),
             idempotency=read.key("idempotency"),
             cursor=read.key("cursor"),
+            webhooks=read.key("webhooks"),
             admin_token=read.key("admin_token").hex(),
         )
 

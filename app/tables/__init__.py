@@ -7,27 +7,41 @@ domain, and a test compares the two.
 from app.tables.audit import AuditEvent, AuditHead
 from app.tables.auth import ApiKey, Principal
 from app.tables.base import Base, new_id
-from app.tables.certificates import Certificate
-from app.tables.erasure import Approval, ErasureRequest, RequestRecord, RequestTarget
-from app.tables.jobs import Job, JobStep
+from app.tables.certificates import Certificate, Publication, StatusList
+from app.tables.erasure import Approval, ClockPause, ErasureRequest, Hold, RequestRecord, RequestTarget
+from app.tables.intake import OpenDsrCallback, OpenDsrRequest
+from app.tables.jobs import Job, JobCover, JobStep
 from app.tables.queue import IdempotencyKey, Outbox
 from app.tables.records import Dataset, Record, RecordExclusion
 from app.tables.registry import Model, ModelVersion, ReferenceModel
 from app.tables.serving import ServingReplica
 from app.tables.transparency import LogCheckpoint, LogCosignature, LogLeaf, LogNode, LogOutbox
-from app.tables.verification import Measurement, Qualification, VerdictRow
+from app.tables.verification import Audit, Measurement, Qualification, VerdictRow
+from app.tables.webhooks import (
+    EventCursor,
+    WebhookAttempt,
+    WebhookDelivery,
+    WebhookEndpoint,
+    WebhookMessage,
+    WebhookSecret,
+)
 
 __all__ = [
     "ApiKey",
     "Approval",
+    "Audit",
     "AuditEvent",
     "AuditHead",
     "Base",
     "Certificate",
+    "ClockPause",
     "Dataset",
     "ErasureRequest",
+    "EventCursor",
+    "Hold",
     "IdempotencyKey",
     "Job",
+    "JobCover",
     "JobStep",
     "LogCheckpoint",
     "LogCosignature",
@@ -37,8 +51,11 @@ __all__ = [
     "Measurement",
     "Model",
     "ModelVersion",
+    "OpenDsrCallback",
+    "OpenDsrRequest",
     "Outbox",
     "Principal",
+    "Publication",
     "Qualification",
     "Record",
     "RecordExclusion",
@@ -46,6 +63,12 @@ __all__ = [
     "RequestRecord",
     "RequestTarget",
     "ServingReplica",
+    "StatusList",
     "VerdictRow",
+    "WebhookAttempt",
+    "WebhookDelivery",
+    "WebhookEndpoint",
+    "WebhookMessage",
+    "WebhookSecret",
     "new_id",
 ]

@@ -11,10 +11,11 @@ from app.tables.base import Base, CreatedAt, Id, one_of
 
 
 class Job(Base):
-    """One batch of requests against one model; at most one runs per model."""
+    """One batch of requests against one model, or one compaction of it; at most one runs per model."""
 
     __tablename__ = "jobs"
     __table_args__ = (
+        CheckConstraint(one_of("kind", "erasure", "compaction"), name="kind"),
         CheckConstraint(one_of("state", "running", "concluded", "failed"), name="state"),
         CheckConstraint(
             one_of("stage", "plan", "unlearn", "verify", "certify", "publish", "conclude", "done"),
@@ -25,6 +26,8 @@ class Job(Base):
 
     id: Mapped[Id]
     model_id: Mapped[UUID] = mapped_column(ForeignKey("models.id"))
+    kind: Mapped[str] = mapped_column(Text, default="erasure")
+    """`erasure` takes requests that wait; `compaction` takes none and makes exact what was approximate."""
     state: Mapped[str] = mapped_column(Text, default="running")
     stage: Mapped[str] = mapped_column(Text, default="plan")
     """The stage that is due next."""
@@ -65,3 +68,12 @@ class JobStep(Base):
     """Digests and counts of what the stage made."""
     seconds: Mapped[float]
     created_at: Mapped[CreatedAt]
+
+
+class JobCover(Base):
+    """A request that was erased before, approximately, and that a job's exact result covers again."""
+
+    __tablename__ = "job_covers"
+
+    job_id: Mapped[UUID] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
+    request_id: Mapped[UUID] = mapped_column(ForeignKey("erasure_requests.id"), primary_key=True)

@@ -54,6 +54,8 @@ class Model(Base):
     attention: Mapped[str | None] = mapped_column(Text)
     run_requested_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
     """Somebody asked for a job now, whatever the batch policy says; cleared when one begins."""
+    compaction_requested_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    """Somebody asked for a compaction now, whatever the policy says; cleared when one begins."""
     created_by: Mapped[UUID] = mapped_column(ForeignKey("principals.id"))
     created_at: Mapped[CreatedAt]
 

@@ -89,3 +89,35 @@ class Qualification(Base):
     lapse: Mapped[str | None] = mapped_column(Text)
     """`expired`, or `sentinels`: the record of the window no longer carries the bound."""
     created_at: Mapped[CreatedAt]
+
+
+class Audit(Base):
+    """A deep audit of one attempt's candidate: of whom and why, what was measured, what came of it."""
+
+    __tablename__ = "audits"
+    __table_args__ = (
+        UniqueConstraint("job_id", "attempt"),
+        CheckConstraint(one_of("state", "due", "done", "void"), name="state"),
+        CheckConstraint(one_of("outcome", "clean", "suspected", "withdrawn", "insensitive"), name="outcome"),
+        CheckConstraint("(state = 'done') = (outcome IS NOT NULL)", name="outcome_when_done"),
+    )
+
+    id: Mapped[Id]
+    job_id: Mapped[UUID] = mapped_column(ForeignKey("jobs.id"))
+    attempt: Mapped[int]
+    version_id: Mapped[UUID] = mapped_column(ForeignKey("model_versions.id"))
+    configuration: Mapped[str] = mapped_column(Text)
+    """Hex SHA-256 of what made the version (`qualifications.configuration`)."""
+    causes: Mapped[dict[str, list[str]]] = mapped_column(JSONB)
+    """By request audited: `drawn`, `escalated`, `new_configuration`, `asked_for`; empty for a worst case."""
+    state: Mapped[str] = mapped_column(Text, default="due")
+    """`void`: it cannot be held any more, see `failure`; that takes no certificate away."""
+    tries: Mapped[int] = mapped_column(default=0)
+    failure: Mapped[str | None] = mapped_column(Text)
+    outcome: Mapped[str | None] = mapped_column(Text)
+    decision: Mapped[dict[str, object] | None] = mapped_column(JSONB(none_as_null=True))
+    body: Mapped[bytes | None] = mapped_column(LargeBinary)
+    """RFC 8785 bytes of what the library measured, so that the decision can be repeated."""
+    policy_digest: Mapped[str] = mapped_column(Text)
+    created_at: Mapped[CreatedAt]
+    concluded_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))

@@ -39,6 +39,12 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_audit_head")),
     )
     op.create_table(
+        "event_cursors",
+        sa.Column("reader", sa.Text(), nullable=False),
+        sa.Column("seq", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("reader", name=op.f("pk_event_cursors")),
+    )
+    op.create_table(
         "log_checkpoints",
         sa.Column("size", sa.BigInteger(), autoincrement=False, nullable=False),
         sa.Column("root", sa.LargeBinary(), nullable=False),
@@ -128,6 +134,29 @@ def upgrade() -> None:
         sa.UniqueConstraint("name", name=op.f("uq_principals_name")),
     )
     op.create_table(
+        "status_lists",
+        sa.Column("pae_sha256", sa.Text(), nullable=False),
+        sa.Column("envelope", sa.LargeBinary(), nullable=False),
+        sa.Column("produced_at", sa.DateTime(timezone=True), nullable=False),
+        sa.PrimaryKeyConstraint("pae_sha256", name=op.f("pk_status_lists")),
+    )
+    op.create_index(op.f("ix_status_lists_produced_at"), "status_lists", ["produced_at"], unique=False)
+    op.create_table(
+        "webhook_messages",
+        sa.Column("id", sa.Uuid(), nullable=False),
+        sa.Column("seq", sa.BigInteger(), nullable=True),
+        sa.Column("kind", sa.Text(), nullable=False),
+        sa.Column("body", sa.LargeBinary(), nullable=False),
+        sa.Column(
+            "created_at",
+            sa.DateTime(timezone=True),
+            server_default=sa.text("clock_timestamp()"),
+            nullable=False,
+        ),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_webhook_messages")),
+        sa.UniqueConstraint("seq", name=op.f("uq_webhook_messages_seq")),
+    )
+    op.create_table(
         "api_keys",
         sa.Column("id", sa.Uuid(), nullable=False),
         sa.Column("principal_id", sa.Uuid(), nullable=False),
@@ -189,9 +218,26 @@ def upgrade() -> None:
         sa.Column("received_on", sa.Date(), nullable=False),
         sa.Column("due_on", sa.Date(), nullable=False),
         sa.Column("due_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("due_without_pause", sa.Date(), nullable=False),
+        sa.Column("internal_target", sa.Date(), nullable=False),
         sa.Column("calendar", sa.Text(), nullable=False),
+        sa.Column("jurisdiction", sa.Text(), nullable=False),
+        sa.Column("time_zone", sa.Text(), nullable=False),
+        sa.Column("policy", sa.Text(), nullable=False),
+        sa.Column("alerted_days", sa.Integer(), nullable=True),
+        sa.Column("extended_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("extension_reason", sa.Text(), nullable=True),
+        sa.Column("extension_notified_on", sa.Date(), nullable=True),
+        sa.Column("clock_paused", sa.Boolean(), nullable=False),
+        sa.Column("legal_hold", sa.Boolean(), nullable=False),
+        sa.Column("duplicate_of", sa.Uuid(), nullable=True),
+        sa.Column("identity_method", sa.Text(), nullable=True),
+        sa.Column("records_exempt", sa.Integer(), nullable=False),
         sa.Column("concluded_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("ground", sa.Text(), nullable=True),
+        sa.Column("decided_by", sa.Uuid(), nullable=True),
+        sa.Column("notified_on", sa.Date(), nullable=True),
+        sa.Column("notice_ref", sa.Text(), nullable=True),
         sa.Column(
             "created_at",
             sa.DateTime(timezone=True),
@@ -199,8 +245,21 @@ def upgrade() -> None:
             nullable=False,
         ),
         sa.CheckConstraint(
-            "state IN ('received', 'triage', 'awaiting_approval', 'no_match', 'scheduled', 'unlearning', 'verifying', 'publishing', 'completed', 'withdrawn', 'rejected')",
+            "ground IS NULL OR ground IN ('12.5', '12.6', '17.3.a', '17.3.b', '17.3.c', '17.3.d', '17.3.e')",
+            name=op.f("ck_erasure_requests_ground"),
+        ),
+        sa.CheckConstraint(
+            "state IN ('received', 'identity_pending', 'triage', 'awaiting_approval', 'no_match', 'scheduled', 'unlearning', 'verifying', 'publishing', 'completed', 'withdrawn', 'rejected')",
             name=op.f("ck_erasure_requests_state"),
+        ),
+        sa.CheckConstraint(
+            "decided_by IS NULL OR decided_by <> submitted_by", name=op.f("ck_erasure_requests_second_person")
+        ),
+        sa.ForeignKeyConstraint(
+            ["decided_by"], ["principals.id"], name=op.f("fk_erasure_requests_decided_by")
+        ),
+        sa.ForeignKeyConstraint(
+            ["duplicate_of"], ["erasure_requests.id"], name=op.f("fk_erasure_requests_duplicate_of")
         ),
         sa.ForeignKeyConstraint(
             ["submitted_by"], ["principals.id"], name=op.f("fk_erasure_requests_submitted_by")
@@ -208,6 +267,20 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_erasure_requests")),
     )
     op.create_index("ix_erasure_requests_created", "erasure_requests", ["created_at", "id"], unique=False)
+    op.create_index(
+        "ix_erasure_requests_due",
+        "erasure_requests",
+        ["due_at", "id"],
+        unique=False,
+        postgresql_where="concluded_at IS NULL",
+    )
+    op.create_index(
+        "ix_erasure_requests_subject_macs",
+        "erasure_requests",
+        ["subject_macs"],
+        unique=False,
+        postgresql_using="gin",
+    )
     op.create_index(
         "uq_erasure_requests_external",
         "erasure_requests",
@@ -244,21 +317,80 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("size", "witness", name=op.f("pk_log_cosignatures")),
     )
     op.create_table(
-        "approvals",
-        sa.Column("request_id", sa.Uuid(), nullable=False),
-        sa.Column("approver_id", sa.Uuid(), nullable=False),
-        sa.Column("record_set_hash", sa.LargeBinary(), nullable=False),
+        "webhook_endpoints",
+        sa.Column("id", sa.Uuid(), nullable=False),
+        sa.Column("url", sa.Text(), nullable=False),
+        sa.Column("kinds", postgresql.JSONB(astext_type=sa.Text()), nullable=False),
+        sa.Column("state", sa.Text(), nullable=False),
+        sa.Column("reason", sa.Text(), nullable=True),
+        sa.Column("after_seq", sa.BigInteger(), nullable=False),
+        sa.Column("failing_since", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("created_by", sa.Uuid(), nullable=False),
         sa.Column(
             "created_at",
             sa.DateTime(timezone=True),
             server_default=sa.text("clock_timestamp()"),
             nullable=False,
         ),
+        sa.CheckConstraint("(state = 'active') = (reason IS NULL)", name=op.f("ck_webhook_endpoints_why")),
+        sa.CheckConstraint(
+            "reason IS NULL OR reason IN ('asked', 'gone', 'failing', 'removed')",
+            name=op.f("ck_webhook_endpoints_reason"),
+        ),
+        sa.CheckConstraint(
+            "state IN ('active', 'disabled', 'removed')", name=op.f("ck_webhook_endpoints_state")
+        ),
+        sa.ForeignKeyConstraint(
+            ["created_by"], ["principals.id"], name=op.f("fk_webhook_endpoints_created_by")
+        ),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_webhook_endpoints")),
+    )
+    op.create_table(
+        "approvals",
+        sa.Column("request_id", sa.Uuid(), nullable=False),
+        sa.Column("approver_id", sa.Uuid(), nullable=False),
+        sa.Column("record_set_hash", sa.LargeBinary(), nullable=False),
+        sa.Column("level", sa.Text(), nullable=False),
+        sa.Column(
+            "created_at",
+            sa.DateTime(timezone=True),
+            server_default=sa.text("clock_timestamp()"),
+            nullable=False,
+        ),
+        sa.CheckConstraint("level IN ('reviewer', 'privacy_officer')", name=op.f("ck_approvals_level")),
         sa.ForeignKeyConstraint(["approver_id"], ["principals.id"], name=op.f("fk_approvals_approver_id")),
         sa.ForeignKeyConstraint(
             ["request_id"], ["erasure_requests.id"], name=op.f("fk_approvals_request_id")
         ),
         sa.PrimaryKeyConstraint("request_id", "approver_id", name=op.f("pk_approvals")),
+    )
+    op.create_table(
+        "clock_pauses",
+        sa.Column("id", sa.Uuid(), nullable=False),
+        sa.Column("request_id", sa.Uuid(), nullable=False),
+        sa.Column("asked_on", sa.Date(), nullable=False),
+        sa.Column("answered_on", sa.Date(), nullable=True),
+        sa.Column("asked_by", sa.Uuid(), nullable=False),
+        sa.Column("answered_by", sa.Uuid(), nullable=True),
+        sa.Column(
+            "created_at",
+            sa.DateTime(timezone=True),
+            server_default=sa.text("clock_timestamp()"),
+            nullable=False,
+        ),
+        sa.CheckConstraint(
+            "answered_on IS NULL OR answered_on >= asked_on", name=op.f("ck_clock_pauses_in_order")
+        ),
+        sa.ForeignKeyConstraint(["answered_by"], ["principals.id"], name=op.f("fk_clock_pauses_answered_by")),
+        sa.ForeignKeyConstraint(["asked_by"], ["principals.id"], name=op.f("fk_clock_pauses_asked_by")),
+        sa.ForeignKeyConstraint(
+            ["request_id"], ["erasure_requests.id"], name=op.f("fk_clock_pauses_request_id")
+        ),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_clock_pauses")),
+    )
+    op.create_index(op.f("ix_clock_pauses_request_id"), "clock_pauses", ["request_id"], unique=False)
+    op.create_index(
+        "one_open_pause", "clock_pauses", ["request_id"], unique=True, postgresql_where="answered_on IS NULL"
     )
     op.create_table(
         "models",
@@ -284,6 +416,7 @@ def upgrade() -> None:
         sa.Column("failed_jobs", sa.Integer(), nullable=False),
         sa.Column("attention", sa.Text(), nullable=True),
         sa.Column("run_requested_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("compaction_requested_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("created_by", sa.Uuid(), nullable=False),
         sa.Column(
             "created_at",
@@ -296,6 +429,33 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["dataset_id"], ["datasets.id"], name=op.f("fk_models_dataset_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_models")),
         sa.UniqueConstraint("name", name=op.f("uq_models_name")),
+    )
+    op.create_table(
+        "opendsr_requests",
+        sa.Column("request_id", sa.Uuid(), nullable=False),
+        sa.Column("controller_id", sa.Uuid(), nullable=False),
+        sa.Column("subject_request_id", sa.Uuid(), nullable=False),
+        sa.Column("fingerprint", sa.LargeBinary(), nullable=False),
+        sa.Column("expected_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("callback_urls", postgresql.JSONB(astext_type=sa.Text()), nullable=False),
+        sa.Column("status", sa.Text(), nullable=False),
+        sa.Column("received_at", sa.DateTime(timezone=True), nullable=False),
+        sa.CheckConstraint(
+            "status IN ('pending', 'in_progress', 'completed', 'cancelled')",
+            name=op.f("ck_opendsr_requests_status"),
+        ),
+        sa.ForeignKeyConstraint(
+            ["controller_id"], ["principals.id"], name=op.f("fk_opendsr_requests_controller_id")
+        ),
+        sa.ForeignKeyConstraint(
+            ["request_id"], ["erasure_requests.id"], name=op.f("fk_opendsr_requests_request_id")
+        ),
+        sa.PrimaryKeyConstraint("request_id", name=op.f("pk_opendsr_requests")),
+        sa.UniqueConstraint(
+            "controller_id",
+            "subject_request_id",
+            name=op.f("uq_opendsr_requests_controller_id_subject_request_id"),
+        ),
     )
     op.create_table(
         "records",
@@ -328,6 +488,125 @@ def upgrade() -> None:
     op.create_index(
         "ix_records_subject_macs", "records", ["subject_macs"], unique=False, postgresql_using="gin"
     )
+    op.create_table(
+        "webhook_deliveries",
+        sa.Column("id", sa.Uuid(), nullable=False),
+        sa.Column("endpoint_id", sa.Uuid(), nullable=False),
+        sa.Column("message_id", sa.Uuid(), nullable=False),
+        sa.Column("subject", sa.Text(), nullable=False),
+        sa.Column("seq", sa.BigInteger(), nullable=False),
+        sa.Column("state", sa.Text(), nullable=False),
+        sa.Column("attempts", sa.Integer(), nullable=False),
+        sa.Column("tries", sa.Integer(), nullable=False),
+        sa.Column("next_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("status", sa.Integer(), nullable=True),
+        sa.Column("error", sa.Text(), nullable=True),
+        sa.Column("ended_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column(
+            "created_at",
+            sa.DateTime(timezone=True),
+            server_default=sa.text("clock_timestamp()"),
+            nullable=False,
+        ),
+        sa.CheckConstraint(
+            "state IN ('pending', 'delivered', 'failed', 'stopped')", name=op.f("ck_webhook_deliveries_state")
+        ),
+        sa.ForeignKeyConstraint(
+            ["endpoint_id"], ["webhook_endpoints.id"], name=op.f("fk_webhook_deliveries_endpoint_id")
+        ),
+        sa.ForeignKeyConstraint(
+            ["message_id"], ["webhook_messages.id"], name=op.f("fk_webhook_deliveries_message_id")
+        ),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_webhook_deliveries")),
+        sa.UniqueConstraint(
+            "endpoint_id", "message_id", name=op.f("uq_webhook_deliveries_endpoint_id_message_id")
+        ),
+    )
+    op.create_index(
+        "ix_webhook_deliveries_due",
+        "webhook_deliveries",
+        ["next_at"],
+        unique=False,
+        postgresql_where="state = 'pending'",
+    )
+    op.create_index(
+        "ix_webhook_deliveries_listed",
+        "webhook_deliveries",
+        ["endpoint_id", "created_at", "id"],
+        unique=False,
+    )
+    op.create_index(
+        op.f("ix_webhook_deliveries_message_id"), "webhook_deliveries", ["message_id"], unique=False
+    )
+    op.create_index(
+        "ix_webhook_deliveries_order",
+        "webhook_deliveries",
+        ["endpoint_id", "subject", "seq"],
+        unique=False,
+        postgresql_where="state = 'pending'",
+    )
+    op.create_table(
+        "webhook_secrets",
+        sa.Column("id", sa.Uuid(), nullable=False),
+        sa.Column("endpoint_id", sa.Uuid(), nullable=False),
+        sa.Column("sealed_secret", sa.LargeBinary(), nullable=False),
+        sa.Column("sealed_key", sa.LargeBinary(), nullable=False),
+        sa.Column("public_key", sa.LargeBinary(), nullable=False),
+        sa.Column("expires_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column(
+            "created_at",
+            sa.DateTime(timezone=True),
+            server_default=sa.text("clock_timestamp()"),
+            nullable=False,
+        ),
+        sa.ForeignKeyConstraint(
+            ["endpoint_id"], ["webhook_endpoints.id"], name=op.f("fk_webhook_secrets_endpoint_id")
+        ),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_webhook_secrets")),
+    )
+    op.create_index(op.f("ix_webhook_secrets_endpoint_id"), "webhook_secrets", ["endpoint_id"], unique=False)
+    op.create_table(
+        "holds",
+        sa.Column("id", sa.Uuid(), nullable=False),
+        sa.Column("request_id", sa.Uuid(), nullable=True),
+        sa.Column("record_id", sa.BigInteger(), nullable=True),
+        sa.Column("model_id", sa.Uuid(), nullable=True),
+        sa.Column("reason", sa.Text(), nullable=False),
+        sa.Column("external_ref", sa.Text(), nullable=True),
+        sa.Column("placed_by", sa.Uuid(), nullable=False),
+        sa.Column("expires_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("ended_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("lifted_by", sa.Uuid(), nullable=True),
+        sa.Column(
+            "created_at",
+            sa.DateTime(timezone=True),
+            server_default=sa.text("clock_timestamp()"),
+            nullable=False,
+        ),
+        sa.CheckConstraint(
+            "reason IN ('litigation', 'investigation', 'regulator', 'preservation_order')",
+            name=op.f("ck_holds_reason"),
+        ),
+        sa.CheckConstraint("lifted_by IS NULL OR ended_at IS NOT NULL", name=op.f("ck_holds_ended")),
+        sa.CheckConstraint(
+            "lifted_by IS NULL OR lifted_by <> placed_by", name=op.f("ck_holds_second_person")
+        ),
+        sa.CheckConstraint(
+            "num_nonnulls(request_id, record_id, model_id) = 1", name=op.f("ck_holds_one_subject")
+        ),
+        sa.ForeignKeyConstraint(["lifted_by"], ["principals.id"], name=op.f("fk_holds_lifted_by")),
+        sa.ForeignKeyConstraint(["model_id"], ["models.id"], name=op.f("fk_holds_model_id")),
+        sa.ForeignKeyConstraint(["placed_by"], ["principals.id"], name=op.f("fk_holds_placed_by")),
+        sa.ForeignKeyConstraint(["record_id"], ["records.id"], name=op.f("fk_holds_record_id")),
+        sa.ForeignKeyConstraint(["request_id"], ["erasure_requests.id"], name=op.f("fk_holds_request_id")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_holds")),
+    )
+    op.create_index(op.f("ix_holds_model_id"), "holds", ["model_id"], unique=False)
+    op.create_index(
+        "ix_holds_open", "holds", ["expires_at"], unique=False, postgresql_where="ended_at IS NULL"
+    )
+    op.create_index(op.f("ix_holds_record_id"), "holds", ["record_id"], unique=False)
+    op.create_index(op.f("ix_holds_request_id"), "holds", ["request_id"], unique=False)
     op.create_table(
         "model_versions",
         sa.Column("id", sa.Uuid(), nullable=False),
@@ -370,6 +649,49 @@ def upgrade() -> None:
         ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_model_versions")),
         sa.UniqueConstraint("model_id", "number", name=op.f("uq_model_versions_model_id_number")),
+    )
+    op.create_table(
+        "opendsr_callbacks",
+        sa.Column("id", sa.Uuid(), nullable=False),
+        sa.Column("request_id", sa.Uuid(), nullable=False),
+        sa.Column("url", sa.Text(), nullable=False),
+        sa.Column("seq", sa.BigInteger(), nullable=False),
+        sa.Column("status", sa.Text(), nullable=False),
+        sa.Column("results_count", sa.Integer(), nullable=True),
+        sa.Column("outcome", sa.Text(), nullable=True),
+        sa.Column("reason", sa.Text(), nullable=True),
+        sa.Column("expected_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("state", sa.Text(), nullable=False),
+        sa.Column("attempts", sa.Integer(), nullable=False),
+        sa.Column("next_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("answered", sa.Integer(), nullable=True),
+        sa.Column("error", sa.Text(), nullable=True),
+        sa.Column("ended_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column(
+            "created_at",
+            sa.DateTime(timezone=True),
+            server_default=sa.text("clock_timestamp()"),
+            nullable=False,
+        ),
+        sa.CheckConstraint(
+            "state IN ('pending', 'delivered', 'failed')", name=op.f("ck_opendsr_callbacks_state")
+        ),
+        sa.CheckConstraint(
+            "status IN ('pending', 'in_progress', 'completed', 'cancelled')",
+            name=op.f("ck_opendsr_callbacks_status"),
+        ),
+        sa.ForeignKeyConstraint(
+            ["request_id"], ["opendsr_requests.request_id"], name=op.f("fk_opendsr_callbacks_request_id")
+        ),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_opendsr_callbacks")),
+        sa.UniqueConstraint("request_id", "url", "seq", name=op.f("uq_opendsr_callbacks_request_id_url_seq")),
+    )
+    op.create_index(
+        "ix_opendsr_callbacks_due",
+        "opendsr_callbacks",
+        ["next_at"],
+        unique=False,
+        postgresql_where="state = 'pending'",
     )
     op.create_table(
         "qualifications",
@@ -458,6 +780,18 @@ def upgrade() -> None:
         "request_records",
         sa.Column("request_id", sa.Uuid(), nullable=False),
         sa.Column("record_id", sa.BigInteger(), nullable=False),
+        sa.Column("exempt", sa.Text(), nullable=True),
+        sa.Column("exempted_by", sa.Uuid(), nullable=True),
+        sa.CheckConstraint(
+            "exempt IS NULL OR exempt IN ('17.3.a', '17.3.b', '17.3.c', '17.3.d', '17.3.e')",
+            name=op.f("ck_request_records_exempt"),
+        ),
+        sa.CheckConstraint(
+            "(exempt IS NULL) = (exempted_by IS NULL)", name=op.f("ck_request_records_exempted_by")
+        ),
+        sa.ForeignKeyConstraint(
+            ["exempted_by"], ["principals.id"], name=op.f("fk_request_records_exempted_by")
+        ),
         sa.ForeignKeyConstraint(["record_id"], ["records.id"], name=op.f("fk_request_records_record_id")),
         sa.ForeignKeyConstraint(
             ["request_id"], ["erasure_requests.id"], name=op.f("fk_request_records_request_id")
@@ -478,9 +812,26 @@ def upgrade() -> None:
         sa.UniqueConstraint("model_id", "address", name=op.f("uq_serving_replicas_model_id_address")),
     )
     op.create_table(
+        "webhook_attempts",
+        sa.Column("delivery_id", sa.Uuid(), nullable=False),
+        sa.Column("number", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column("status", sa.Integer(), nullable=True),
+        sa.Column("error", sa.Text(), nullable=True),
+        sa.Column("milliseconds", sa.Integer(), nullable=False),
+        sa.Column("at", sa.DateTime(timezone=True), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["delivery_id"],
+            ["webhook_deliveries.id"],
+            name=op.f("fk_webhook_attempts_delivery_id"),
+            ondelete="CASCADE",
+        ),
+        sa.PrimaryKeyConstraint("delivery_id", "number", name=op.f("pk_webhook_attempts")),
+    )
+    op.create_table(
         "jobs",
         sa.Column("id", sa.Uuid(), nullable=False),
         sa.Column("model_id", sa.Uuid(), nullable=False),
+        sa.Column("kind", sa.Text(), nullable=False),
         sa.Column("state", sa.Text(), nullable=False),
         sa.Column("stage", sa.Text(), nullable=False),
         sa.Column("attempt", sa.Integer(), nullable=False),
@@ -503,6 +854,7 @@ def upgrade() -> None:
             nullable=False,
         ),
         sa.Column("concluded_at", sa.DateTime(timezone=True), nullable=True),
+        sa.CheckConstraint("kind IN ('erasure', 'compaction')", name=op.f("ck_jobs_kind")),
         sa.CheckConstraint(
             "stage IN ('plan', 'unlearn', 'verify', 'certify', 'publish', 'conclude', 'done')",
             name=op.f("ck_jobs_stage"),
@@ -518,6 +870,33 @@ def upgrade() -> None:
         "one_running_job", "jobs", ["model_id"], unique=True, postgresql_where="state = 'running'"
     )
     op.create_table(
+        "publications",
+        sa.Column("version_id", sa.Uuid(), nullable=False),
+        sa.Column("model_id", sa.Uuid(), nullable=False),
+        sa.Column("number", sa.Integer(), nullable=False),
+        sa.Column("payload", sa.LargeBinary(), nullable=False),
+        sa.Column("pae_sha256", sa.Text(), nullable=False),
+        sa.Column("size", sa.BigInteger(), nullable=False),
+        sa.Column("envelope", sa.LargeBinary(), nullable=True),
+        sa.Column("model_signature", sa.LargeBinary(), nullable=True),
+        sa.CheckConstraint(
+            "(envelope IS NULL) = (model_signature IS NULL)", name=op.f("ck_publications_signed")
+        ),
+        sa.ForeignKeyConstraint(["model_id"], ["models.id"], name=op.f("fk_publications_model_id")),
+        sa.ForeignKeyConstraint(
+            ["version_id"], ["model_versions.id"], name=op.f("fk_publications_version_id")
+        ),
+        sa.PrimaryKeyConstraint("version_id", name=op.f("pk_publications")),
+        sa.UniqueConstraint("pae_sha256", name=op.f("uq_publications_pae_sha256")),
+    )
+    op.create_index(
+        "unsigned_publications",
+        "publications",
+        ["version_id"],
+        unique=False,
+        postgresql_where="envelope IS NULL",
+    )
+    op.create_table(
         "request_targets",
         sa.Column("request_id", sa.Uuid(), nullable=False),
         sa.Column("model_id", sa.Uuid(), nullable=False),
@@ -529,6 +908,7 @@ def upgrade() -> None:
         sa.Column("certificate_id", sa.Uuid(), nullable=True),
         sa.Column("outcome", sa.Text(), nullable=True),
         sa.Column("held", sa.Text(), nullable=True),
+        sa.Column("on_hold", sa.Boolean(), nullable=False),
         sa.Column("released_by", sa.Uuid(), nullable=True),
         sa.Column("released_at", sa.DateTime(timezone=True), nullable=True),
         sa.CheckConstraint(
@@ -555,6 +935,40 @@ def upgrade() -> None:
         postgresql_where="job_id IS NULL AND stage = 'scheduled'",
     )
     op.create_table(
+        "audits",
+        sa.Column("id", sa.Uuid(), nullable=False),
+        sa.Column("job_id", sa.Uuid(), nullable=False),
+        sa.Column("attempt", sa.Integer(), nullable=False),
+        sa.Column("version_id", sa.Uuid(), nullable=False),
+        sa.Column("configuration", sa.Text(), nullable=False),
+        sa.Column("causes", postgresql.JSONB(astext_type=sa.Text()), nullable=False),
+        sa.Column("state", sa.Text(), nullable=False),
+        sa.Column("tries", sa.Integer(), nullable=False),
+        sa.Column("failure", sa.Text(), nullable=True),
+        sa.Column("outcome", sa.Text(), nullable=True),
+        sa.Column("decision", postgresql.JSONB(none_as_null=True, astext_type=sa.Text()), nullable=True),
+        sa.Column("body", sa.LargeBinary(), nullable=True),
+        sa.Column("policy_digest", sa.Text(), nullable=False),
+        sa.Column(
+            "created_at",
+            sa.DateTime(timezone=True),
+            server_default=sa.text("clock_timestamp()"),
+            nullable=False,
+        ),
+        sa.Column("concluded_at", sa.DateTime(timezone=True), nullable=True),
+        sa.CheckConstraint(
+            "(state = 'done') = (outcome IS NOT NULL)", name=op.f("ck_audits_outcome_when_done")
+        ),
+        sa.CheckConstraint(
+            "outcome IN ('clean', 'suspected', 'withdrawn', 'insensitive')", name=op.f("ck_audits_outcome")
+        ),
+        sa.CheckConstraint("state IN ('due', 'done', 'void')", name=op.f("ck_audits_state")),
+        sa.ForeignKeyConstraint(["job_id"], ["jobs.id"], name=op.f("fk_audits_job_id")),
+        sa.ForeignKeyConstraint(["version_id"], ["model_versions.id"], name=op.f("fk_audits_version_id")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_audits")),
+        sa.UniqueConstraint("job_id", "attempt", name=op.f("uq_audits_job_id_attempt")),
+    )
+    op.create_table(
         "certificates",
         sa.Column("id", sa.Uuid(), nullable=False),
         sa.Column("request_id", sa.Uuid(), nullable=False),
@@ -576,11 +990,23 @@ def upgrade() -> None:
             nullable=False,
         ),
         sa.Column("released_at", sa.DateTime(timezone=True), nullable=True),
-        sa.CheckConstraint("state IN ('issued', 'released', 'revoked')", name=op.f("ck_certificates_state")),
+        sa.Column("supersedes_id", sa.Uuid(), nullable=True),
+        sa.Column("superseded_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("revoked_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("revocation", sa.Text(), nullable=True),
+        sa.Column("place", sa.BigInteger(), nullable=False),
+        sa.Column("stamp_ed25519", sa.LargeBinary(), nullable=True),
+        sa.Column("stamp_p256", sa.LargeBinary(), nullable=True),
+        sa.CheckConstraint(
+            "state IN ('issued', 'released', 'superseded', 'revoked')", name=op.f("ck_certificates_state")
+        ),
         sa.ForeignKeyConstraint(["job_id"], ["jobs.id"], name=op.f("fk_certificates_job_id")),
         sa.ForeignKeyConstraint(["model_id"], ["models.id"], name=op.f("fk_certificates_model_id")),
         sa.ForeignKeyConstraint(
             ["request_id"], ["erasure_requests.id"], name=op.f("fk_certificates_request_id")
+        ),
+        sa.ForeignKeyConstraint(
+            ["supersedes_id"], ["certificates.id"], name=op.f("fk_certificates_supersedes_id")
         ),
         sa.ForeignKeyConstraint(
             ["version_id"], ["model_versions.id"], name=op.f("fk_certificates_version_id")
@@ -594,6 +1020,23 @@ def upgrade() -> None:
             "attempt",
             name=op.f("uq_certificates_request_id_model_id_job_id_attempt"),
         ),
+    )
+    op.create_index(
+        "one_current_certificate",
+        "certificates",
+        ["request_id", "model_id"],
+        unique=True,
+        postgresql_where="state = 'released'",
+    )
+    op.create_table(
+        "job_covers",
+        sa.Column("job_id", sa.Uuid(), nullable=False),
+        sa.Column("request_id", sa.Uuid(), nullable=False),
+        sa.ForeignKeyConstraint(["job_id"], ["jobs.id"], name=op.f("fk_job_covers_job_id")),
+        sa.ForeignKeyConstraint(
+            ["request_id"], ["erasure_requests.id"], name=op.f("fk_job_covers_request_id")
+        ),
+        sa.PrimaryKeyConstraint("job_id", "request_id", name=op.f("pk_job_covers")),
     )
     op.create_table(
         "job_steps",
@@ -676,9 +1119,17 @@ def upgrade() -> None:
     # Four eyes, whatever a program believes: nobody approves their own, nor another set than is bound.
     op.execute(
         "CREATE FUNCTION second_person() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
-        " IF NOT EXISTS (SELECT FROM erasure_requests r WHERE r.id = NEW.request_id"
-        " AND r.submitted_by <> NEW.approver_id AND r.record_set_hash = NEW.record_set_hash)"
-        " THEN RAISE EXCEPTION 'an approval is a second person''s, of the current set'; END IF;"
+        " PERFORM FROM erasure_requests r WHERE r.id = NEW.request_id"
+        " AND r.submitted_by <> NEW.approver_id AND r.record_set_hash = NEW.record_set_hash FOR SHARE;"
+        " IF NOT FOUND THEN RAISE EXCEPTION 'an approval is a second person''s, of the current set'; END IF;"
+        " IF NOT EXISTS (SELECT FROM principals p WHERE p.id = NEW.approver_id AND p.kind = 'person')"
+        " THEN RAISE EXCEPTION 'an approval is a person''s'; END IF;"
+        " IF EXISTS (SELECT FROM request_records e WHERE e.request_id = NEW.request_id"
+        " AND e.exempted_by = NEW.approver_id)"
+        " THEN RAISE EXCEPTION 'an approval is not of one''s own exemption'; END IF;"
+        " IF EXISTS (SELECT FROM api_keys k WHERE k.principal_id = NEW.approver_id"
+        " AND k.revoked_at IS NULL AND k.scopes ? 'keys:manage')"
+        " THEN RAISE EXCEPTION 'who hands out keys does not approve'; END IF;"
         " RETURN NEW; END $$"
     )
     op.execute(
@@ -717,13 +1168,19 @@ def downgrade() -> None:
     op.drop_table("verdicts")
     op.drop_table("measurements")
     op.drop_table("job_steps")
+    op.drop_table("job_covers")
+    op.drop_index("one_current_certificate", table_name="certificates", postgresql_where="state = 'released'")
     op.drop_table("certificates")
+    op.drop_table("audits")
     op.drop_index(
         "unplanned", table_name="request_targets", postgresql_where="job_id IS NULL AND stage = 'scheduled'"
     )
     op.drop_table("request_targets")
+    op.drop_index("unsigned_publications", table_name="publications", postgresql_where="envelope IS NULL")
+    op.drop_table("publications")
     op.drop_index("one_running_job", table_name="jobs", postgresql_where="state = 'running'")
     op.drop_table("jobs")
+    op.drop_table("webhook_attempts")
     op.drop_table("serving_replicas")
     op.drop_table("request_records")
     op.drop_index(
@@ -735,14 +1192,39 @@ def downgrade() -> None:
         "one_admission_per_configuration", table_name="qualifications", postgresql_where="state = 'admitted'"
     )
     op.drop_table("qualifications")
+    op.drop_index(
+        "ix_opendsr_callbacks_due", table_name="opendsr_callbacks", postgresql_where="state = 'pending'"
+    )
+    op.drop_table("opendsr_callbacks")
     op.drop_table("model_versions")
+    op.drop_index(op.f("ix_holds_request_id"), table_name="holds")
+    op.drop_index(op.f("ix_holds_record_id"), table_name="holds")
+    op.drop_index("ix_holds_open", table_name="holds", postgresql_where="ended_at IS NULL")
+    op.drop_index(op.f("ix_holds_model_id"), table_name="holds")
+    op.drop_table("holds")
+    op.drop_index(op.f("ix_webhook_secrets_endpoint_id"), table_name="webhook_secrets")
+    op.drop_table("webhook_secrets")
+    op.drop_index(
+        "ix_webhook_deliveries_order", table_name="webhook_deliveries", postgresql_where="state = 'pending'"
+    )
+    op.drop_index(op.f("ix_webhook_deliveries_message_id"), table_name="webhook_deliveries")
+    op.drop_index("ix_webhook_deliveries_listed", table_name="webhook_deliveries")
+    op.drop_index(
+        "ix_webhook_deliveries_due", table_name="webhook_deliveries", postgresql_where="state = 'pending'"
+    )
+    op.drop_table("webhook_deliveries")
     op.drop_index("ix_records_subject_macs", table_name="records", postgresql_using="gin")
     op.drop_index("ix_records_erased_content", table_name="records", postgresql_where="erased_at IS NOT NULL")
     op.drop_index("ix_records_dataset_external", table_name="records")
     op.drop_index("ix_records_dataset_cluster", table_name="records")
     op.drop_table("records")
+    op.drop_table("opendsr_requests")
     op.drop_table("models")
+    op.drop_index("one_open_pause", table_name="clock_pauses", postgresql_where="answered_on IS NULL")
+    op.drop_index(op.f("ix_clock_pauses_request_id"), table_name="clock_pauses")
+    op.drop_table("clock_pauses")
     op.drop_table("approvals")
+    op.drop_table("webhook_endpoints")
     op.drop_table("log_cosignatures")
     op.drop_table("idempotency_keys")
     op.drop_index(
@@ -750,10 +1232,17 @@ def downgrade() -> None:
         table_name="erasure_requests",
         postgresql_where="external_ref IS NOT NULL",
     )
+    op.drop_index("ix_erasure_requests_subject_macs", table_name="erasure_requests", postgresql_using="gin")
+    op.drop_index(
+        "ix_erasure_requests_due", table_name="erasure_requests", postgresql_where="concluded_at IS NULL"
+    )
     op.drop_index("ix_erasure_requests_created", table_name="erasure_requests")
     op.drop_table("erasure_requests")
     op.drop_table("datasets")
     op.drop_table("api_keys")
+    op.drop_table("webhook_messages")
+    op.drop_index(op.f("ix_status_lists_produced_at"), table_name="status_lists")
+    op.drop_table("status_lists")
     op.drop_table("principals")
     op.drop_index(op.f("ix_outbox_rung_at"), table_name="outbox")
     op.drop_table("outbox")
@@ -762,6 +1251,7 @@ def downgrade() -> None:
     op.drop_table("log_nodes")
     op.drop_table("log_leaves")
     op.drop_table("log_checkpoints")
+    op.drop_table("event_cursors")
     op.drop_table("audit_head")
     op.drop_index(op.f("ix_audit_events_subject_id"), table_name="audit_events")
     op.drop_index(op.f("ix_audit_events_kind"), table_name="audit_events")

@@ -7,6 +7,8 @@ import time
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
+from uuid import UUID
 
 import pytest
 import uvicorn
@@ -141,9 +143,60 @@ def test_a_request_is_sent_shown_and_listed(cli: Cli, url: str, monkeypatch: pyt
     assert err.startswith("lethe: ")
 
 
+def test_a_request_is_doubted_put_off_held_exempted_and_refused(cli: Cli, url: str, model: UUID) -> None:
+    def made(*words: str) -> dict[str, Any]:
+        code, out, err = cli("--json", *words)
+        assert code == 0, err
+        found: dict[str, Any] = json.loads(out)
+        return found
+
+    er = made("request", "create", "--email", "ada@example.org", "--doubted")["id"]
+    assert made("request", "identify", er, "--by", "document")["records_matched"] == 2
+    made("request", "pause", er)
+    assert "clock stands still" in cli("request", "show", er)[1]
+    made("request", "resume", er)
+    assert cli("request", "resume", er)[0] == 1
+    put_off = made("request", "extend", er, "--reason", "complexity", "--told-on", "2026-11-21")
+    assert put_off["due_on"] == "2027-02-22"
+    hold = made("hold", "place", "--request", er, "--reason", "litigation")["id"]
+    assert hold in cli("hold", "list", "--active")[1]
+    assert er in cli("request", "list", "--on-hold", "--due")[1]
+    assert cli("--as", "officer", "hold", "lift", hold)[0] == 1
+    made("hold", "lift", hold)
+    first, _ = json.loads(cli("--json", "request", "show", er, "--records")[1])
+    made("request", "exempt", er, "--ground", "17.3.b", "--record", first["id"])
+    assert made("request", "exempt", er)["record_set_hash"]
+    assert made("request", "send-back", er)["state"] == "triage"
+    assert made("request", "resolve", er)["state"] == "awaiting_approval"
+    assert "1" in cli("request", "search", "--email", "ada@example.org")[1]
+    assert cli("request", "list", "--overdue")[1] == "nothing yet\n"
+    ended = made("request", "reject", er, "--ground", "12.5", "--told-on", "2026-11-21")
+    assert ended["state"] == "rejected"
+    assert "request.rejected" in cli("request", "show", er, "--events")[1]
+
+
 def test_an_unknown_model_gets_no_job(cli: Cli, url: str) -> None:
     code, _, err = cli("job", "run", "nothing")
     assert (code, err) == (1, "lethe: there is no model of this name (not-found)\n")
+
+
+def test_an_unknown_model_is_not_compacted(cli: Cli, url: str) -> None:
+    for words in (("--show",), ("--no-wait",)):
+        code, _, err = cli("model", "compact", "nothing", *words)
+        assert (code, err) == (1, "lethe: there is no model of this name (not-found)\n")
+
+
+def test_a_model_says_how_far_it_is_from_its_anchor_and_what_it_will_not_do(
+    cli: Cli, url: str, model: UUID
+) -> None:
+    code, out, _ = cli("model", "compact", "assistant", "--show")
+    assert code == 0
+    assert "requests outstanding" in out
+    code, out, _ = cli("--json", "model", "compact", "assistant", "--show")
+    assert (json.loads(out)["deltas"], json.loads(out)["reason"]) == (0, None)
+    code, _, err = cli("model", "compact", "assistant")
+    assert code == 1
+    assert err.endswith("all that was erased is exact (nothing-outstanding)\n")
 
 
 def test_a_key_without_the_scope_is_told_so(cli: Cli, url: str) -> None:
@@ -203,3 +256,25 @@ def test_migrate_says_where_the_database_is(
     code, out, _ = cli("migrate")
     assert code == 0
     assert "revision" in out
+
+
+def test_keys_are_rotated_distrusted_and_listed(cli: Cli) -> None:
+    assert cli("keys")[0] == 0
+    old = [line.split()[1] for line in cli("keys", "list")[1].splitlines()]
+    assert len(old) == 2
+    code, out, _ = cli("keys", "rotate")
+    assert code == 0
+    new = [line.split()[1] for line in out.splitlines()]
+    listed = cli("keys", "list")[1]
+    assert [line.split()[1] for line in listed.splitlines()] == [*old, *new]
+    assert listed.count(" to now") == 2
+    code, _, err = cli("keys", "distrust", new[0], "--after", "2026-01-01T00:00:00")
+    assert (code, "signs now" in err) == (1, True)
+    assert cli("keys", "distrust", old[0], "--after", "2026-01-01T00:00:00")[0] == 0
+    assert "not trusted after 2026-01-01T00:00:00Z" in cli("keys", "list")[1]
+    code, out, _ = cli("keys", "rotate", "--only", "log")
+    assert (code, out.startswith("log ")) == (0, True)
+    assert cli("keys", "rotate", "--only", "log")[0] == 1, "both sign already"
+    assert "is gone" in cli("keys", "retire")[1]
+    assert cli("keys", "rotate", "--only", "king")[0] == 2
+    assert cli("keys", "rotate", "--p256", "awskms:alias/a")[0] == 2, "its public half is needed"

@@ -1,6 +1,7 @@
 """Datasets over HTTP: submitted, watched, listed; ids to those who may look, content to nobody."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -47,7 +48,7 @@ def test_a_dataset_from_submission_to_its_records(
     assert shown["progress"]["bytes"] == shown["progress"]["bytes_total"] == path.stat().st_size
 
     records = []
-    cursor: dict[str, str] = {}
+    cursor: dict[str, Any] = {}
     while True:
         page = officer.get(f"{location}/records", arm="train", role="person", limit=20, **cursor).json()
         records += page["items"]

@@ -31,8 +31,15 @@ def test_the_recipe_on_the_wire_is_the_library_s() -> None:
     assert library.pop("seed") is MISSING
     assert schemas.Recipe.model_fields["seed"].is_required()
     del wire["seed"]
+    assert wire.pop("gradient_restriction") == "0"
     assert wire == library
-    assert spec.Recipe(**schemas.Recipe(seed=7).model_dump()) == spec.Recipe(seed=7)
+    assert spec.read_recipe(schemas.Recipe(seed=7).model_dump()) == spec.Recipe(seed=7)
+
+
+def test_a_restricted_recipe_is_one_of_its_own_and_no_other_is_spelled_anew() -> None:
+    restricted = schemas.Recipe(seed=7, gradient_restriction="0.005")
+    assert spec.read_recipe(restricted.model_dump()) == spec.RestrictedRecipe(seed=7)
+    assert "gradient_restriction" not in schemas.Recipe(seed=7).model_dump()
 
 
 @pytest.mark.parametrize(
