@@ -915,12 +915,12 @@ class SecretRotated(Event):
 
 @dataclass(frozen=True)
 class DeliveryFailed(Event):
-    """A message was given up; `message` is its id, `status` what the endpoint answered last."""
+    """A message was given up; `status` is what the endpoint answered last."""
 
     KIND: ClassVar[str] = "endpoint.delivery_failed"
 
     endpoint: UUID
-    message: str
+    message_id: str
     attempts: int
     status: int | None
     at: datetime

@@ -17,6 +17,7 @@ from app.certificates import status
 from app.certificates.repository import Certificates, StatusLists
 from app.certificates.status import Revoked
 from app.clock import Clock
+from app.erasure import service as erasure
 from app.errors import Conflict, NotFound
 from app.signing import envelope, keys
 from app.storage.database import Session, Transaction
@@ -25,7 +26,10 @@ from app.transparency import service as log
 
 
 def revoke(session: Session, certificate_id: UUID, *, reason: str, at: datetime) -> None:
-    """Say that a certificate does not stand; the next list, within a minute, says so to everybody."""
+    """Say that a certificate does not stand; the next list, within a minute, says so to everybody.
+
+    What becomes of the request, a person decides, who is asked for here.
+    """
     assert reason in status.REASONS
     stored = Certificates(session)
     found = stored.get(certificate_id)
@@ -34,6 +38,7 @@ def revoke(session: Session, certificate_id: UUID, *, reason: str, at: datetime)
     if not stored.revoke(certificate_id, reason=reason, at=at):
         raise Conflict(f"the certificate is {found.state}", code="certificate-not-held")
     audit.record(session, events.CertificateWithdrawn(certificate=certificate_id, reason=reason, at=at))
+    erasure.raise_attention(session, found.request_id, "certificate_withdrawn", at=at)
 
 
 def renew(transaction: Transaction, *, directory: Path, issuer: str, clock: Clock) -> bool:

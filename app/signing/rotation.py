@@ -194,7 +194,8 @@ def _take_over(
             continue
         elsewhere.pop(algorithm, None)
         private.with_name(private.name + NEXT).replace(private)
-    _replace(directory / keys.SIGNERS_FILE, json.dumps(elsewhere, indent=1).encode() + b"\n")
+    if elsewhere or (directory / keys.SIGNERS_FILE).exists():
+        _replace(directory / keys.SIGNERS_FILE, json.dumps(elsewhere, indent=1).encode() + b"\n")
     for algorithm in services:
         (directory / keys.PRIVATE_FILES[algorithm]).unlink(missing_ok=True)
 

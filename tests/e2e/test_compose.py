@@ -10,6 +10,7 @@ import yaml
 
 from app.config import Settings
 from app.queue import Stage
+from workers.celery_app import COURIER_QUEUE
 
 ROOT = Path(__file__).resolve().parents[2]
 OTHER_VARIABLES = {"LETHE_DATABASE_PASSWORD_FILE", "LETHE_WORKER"}
@@ -48,7 +49,7 @@ def test_the_workers_serve_every_queue(compose: dict[str, Any]) -> None:
     assert gpu is not None
     io = services(compose)["worker-io"]["command"]
     served = {*gpu[1].split(","), *io[io.index("-Q") + 1].split(",")}
-    assert served == {stage.queue for stage in Stage}
+    assert served == {stage.queue for stage in Stage} | {COURIER_QUEUE}
 
 
 def test_every_setting_is_one_that_we_read(compose: dict[str, Any]) -> None:

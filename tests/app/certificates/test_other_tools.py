@@ -18,9 +18,19 @@ from securesystemslib.signer import Key, SSlibKey  # type: ignore[attr-defined] 
 from typer.testing import CliRunner
 
 from app.certificates import check
+from app.certificates.status import Revoked
 from app.cli.main import app
 from app.signing.keys import PublicKey
-from tests.app.certificates.making import WHOLE, lay_out, make_whole, trust
+from tests.app.certificates.making import (
+    CERTIFICATE_ID,
+    LATER,
+    STATED,
+    WHOLE,
+    lay_out,
+    make_whole,
+    status_of,
+    trust,
+)
 
 HERE = Path(check.__file__).parent
 README = HERE.parents[1] / "README.md"
@@ -94,6 +104,22 @@ def test_model_signing_verifies_the_files(unpacked: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     lay_out(unpacked / "other", {**WHOLE, "config.json": b"{ }"})
     assert run(unpacked, command.replace(" model ", " other ")).returncode != 0
+
+
+def test_a_later_list_is_named_on_the_command_line(unpacked: Path) -> None:
+    words = ["certificate", "check", str(unpacked / "bundle.zip"), "--trust", str(unpacked / "trust.json")]
+    words += ["--at", LATER.isoformat()]
+    assert CliRunner().invoke(app, words).exit_code == check.VALID
+    for name, listed in (
+        ("none", []),
+        ("some", [Revoked(certificate_id=CERTIFICATE_ID, reason="superseded", since=STATED)]),
+    ):
+        (unpacked / name).write_bytes(status_of(*listed))
+        done = CliRunner().invoke(app, [*words, "--status", str(unpacked / name)])
+        assert done.exit_code == (check.REVOKED if listed else check.VALID), done.output
+    assert (
+        CliRunner().invoke(app, [*words, "--status", str(unpacked / "nowhere")]).exit_code == check.UNREADABLE
+    )
 
 
 def test_what_is_signed_goes_to_standard_output(unpacked: Path) -> None:

@@ -152,7 +152,13 @@ def test_paused_days_are_the_days_on_which_any_pause_was(pauses: list[tuple[date
     assert deadlines.paused_days(pauses) == len(marked)
 
 
-@given(DAYS, st.sampled_from(["EU", "DE"]), PAUSES, PAUSES, st.booleans())
+@given(
+    received_on=DAYS,
+    jurisdiction=st.sampled_from(["EU", "DE"]),
+    pauses=PAUSES,
+    more=PAUSES,
+    extended=st.booleans(),
+)
 def test_nothing_that_happens_later_moves_a_date_earlier(
     received_on: date,
     jurisdiction: str,
@@ -174,7 +180,7 @@ def test_nothing_that_happens_later_moves_a_date_earlier(
     assert after.due_without_pause <= after.due_on
 
 
-@given(DAYS, st.integers(0, 60), st.sampled_from(["EU", "DE"]), st.booleans())
+@given(day=DAYS, later=st.integers(0, 60), jurisdiction=st.sampled_from(["EU", "DE"]), extended=st.booleans())
 def test_who_asks_later_is_never_due_earlier(
     day: date, later: int, jurisdiction: str, *, extended: bool
 ) -> None:

@@ -114,7 +114,9 @@ def counted() -> Iterator[list[str]]:
 
 def _with_examples() -> list[tuple[type[BaseModel], dict[str, Any]]]:
     found = [
-        each for each in vars(schemas).values() if isinstance(each, type) and issubclass(each, BaseModel)
+        each
+        for each in vars(schemas).values()
+        if isinstance(each, type) and issubclass(each, BaseModel) and each is not BaseModel
     ]
     return [(each, example) for each in found for example in each.model_json_schema().get("examples", ())]
 

@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID, uuid4
 
-from sqlalchemy import func, select, text, update
+from sqlalchemy import func, insert, select, text, update
 
 from app.auth.service import Caller
 from app.erasure import service as erasure
@@ -24,7 +24,16 @@ from app.records import service as records
 from app.registry import service as registry
 from app.registry.weights import Adopted
 from app.storage.database import Session, Transaction
-from app.tables import Job, Model, ModelVersion, Outbox, Principal, RequestRecord, RequestTarget
+from app.tables import (
+    ErasureRequest,
+    Job,
+    Model,
+    ModelVersion,
+    Outbox,
+    Principal,
+    RequestRecord,
+    RequestTarget,
+)
 from tests.fixtures.api import StillClock
 from tests.fixtures.world import World
 
@@ -340,3 +349,21 @@ def conclude(desk: Desk, view: JobView) -> None:
     last = desk.onward(current, JobStage.CONCLUDE)
     with desk.transaction() as session:
         desk.step(session, last)
+
+
+def multiply(session: Session, request_id: UUID, times: int, **changes: object) -> None:
+    """Add as many requests for the same model, alike in all but their ids (a bulk insert: the verbs would take long).
+
+    Args:
+        session: A transaction.
+        request_id: Whose row and target are copied.
+        times: How many copies.
+        changes: Columns of the copied targets that differ.
+    """
+    like = dict(session.execute(select(ErasureRequest.__table__).filter_by(id=request_id)).mappings().one())
+    target = dict(
+        session.execute(select(RequestTarget.__table__).filter_by(request_id=request_id)).mappings().one()
+    )
+    ids = [uuid4() for _ in range(times)]
+    session.execute(insert(ErasureRequest), [like | {"id": new} for new in ids])
+    session.execute(insert(RequestTarget), [target | changes | {"request_id": new} for new in ids])

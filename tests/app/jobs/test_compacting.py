@@ -19,7 +19,7 @@ from app.jobs.views import JobView
 from app.queue import Stage
 from app.registry import service as registry
 from app.tables import Dataset, Job, JobCover, Model, ModelVersion, ReferenceModel, new_id
-from tests.app.jobs.batches import Desk, release, withdraw
+from tests.app.jobs.batches import Desk, multiply, release, withdraw
 from tests.fixtures.world import ADA, BOB
 
 LIMITS = escalation.load("default").compaction
@@ -147,17 +147,7 @@ def test_so_many_requests_or_such_a_share_of_the_records_or_such_a_drift(desk: D
     erased(desk, model, BOB, rise="0.030000")
     assert standing(desk).reason == "drift", ".02 and .03"
     with desk.transaction() as session:
-        session.execute(
-            text(
-                "WITH o AS (INSERT INTO erasure_requests (id, version, state, submitted_by, subject_macs,"
-                " records_matched, received_at, received_on, due_on, due_at, calendar)"
-                " SELECT gen_random_uuid(), version, state, submitted_by, subject_macs, 0, received_at, received_on,"
-                " due_on, due_at, calendar FROM erasure_requests, generate_series(1, 62) WHERE id = :id RETURNING id)"
-                " INSERT INTO request_targets (request_id, model_id, stage, looks, outcome)"
-                " SELECT o.id, model_id, 'completed', 1, 'executed' FROM o, request_targets WHERE request_id = :id"
-            ),
-            {"id": request},
-        )
+        multiply(session, request, 62)
     assert standing(desk).outstanding.requests == 64
     assert standing(desk).reason == "requests"
 

@@ -13,9 +13,8 @@ from app.jobs.lifecycle import JobStage
 from app.jobs.repository import Jobs
 from app.jobs.views import JobView
 from app.queue import Stage
-from app.storage.database import Session
 from app.tables import Job, Model, ModelVersion, ReferenceModel, new_id
-from tests.app.jobs.batches import POLICY, Desk, at_epoch, conclude, release
+from tests.app.jobs.batches import POLICY, Desk, at_epoch, conclude, multiply, release
 from tests.fixtures.world import ADA, BOB
 
 LARGEST = escalation.load("default").batch_largest
@@ -45,12 +44,12 @@ def test_a_full_batch_begins_at_once_and_leaves_the_rest_to_the_next(desk: Desk)
     model, asked = desk.line("crowd", 2)
     epoch = desk.lease(model)
     with desk.transaction() as session:
-        _multiply(session, asked[0], LARGEST - 3)
+        multiply(session, asked[0], LARGEST - 3)
     with desk.transaction() as session:
         assert scheduling.open_next(session, model, epoch=epoch, now=desk.clock()) is None, (
             "one short of a batch"
         )
-        _multiply(session, asked[0], 2)
+        multiply(session, asked[0], 2)
     with desk.transaction() as session:
         view = scheduling.open_next(session, model, epoch=epoch, now=desk.clock())
         assert view is not None
@@ -236,21 +235,3 @@ def _reason(desk: Desk) -> str:
     with desk.transaction() as session:
         opened = [each for each in audit.listing(session) if each.kind == "job.opened"]
     return str(opened[-1].body["reason"])
-
-
-def _multiply(session: Session, request_id: UUID, times: int) -> None:
-    """Let as many others wait for the same model, as this request does."""
-    columns = (
-        "version, state, submitted_by, subject_macs, record_set_hash, records_matched, received_at,"
-        " received_on, due_on, due_at, calendar"
-    )
-    session.execute(
-        text(
-            f"WITH others AS (INSERT INTO erasure_requests (id, {columns})"
-            f" SELECT gen_random_uuid(), {columns} FROM erasure_requests, generate_series(1, :times)"
-            " WHERE id = :id RETURNING id)"
-            " INSERT INTO request_targets (request_id, model_id, stage, looks)"
-            " SELECT others.id, model_id, 'scheduled', 0 FROM others, request_targets WHERE request_id = :id"
-        ),
-        {"id": request_id, "times": times},
-    )

@@ -14,10 +14,10 @@ from sqlalchemy.exc import DatabaseError
 from app.errors import Invalid, NotFound
 from app.storage.database import Transaction
 from app.tables import LogCheckpoint, LogLeaf, LogNode
-from app.transparency import service, tree
+from app.transparency import keys, service, tree
 from app.transparency.checkpoint import Checkpoint
 from app.transparency.mark import LogRolledBack, Mark, Overtaken
-from app.transparency.notes import Note
+from app.transparency.notes import Note, NoteRefused
 from app.transparency.proofs import Proof
 from app.transparency.tiles import ENTRIES, Tile, entries_of, hashes_of, of_size
 from tests.app.transparency.logs import (
@@ -433,3 +433,30 @@ def test_whatever_the_batches_it_is_the_same_tree(
         size += batch
         assert service.sequence(transaction, by) == size
         assert published(transaction).root == tree.root([tree.leaf_hash(entry(i)) for i in range(size)])
+
+
+def test_one_log_under_one_key_after_the_other(transaction: Transaction, tmp_path: Path) -> None:
+    """Old proofs open under the policy of today, new ones under that of before while both keys sign."""
+    folder = tmp_path / "keys"
+    before = keys.generate(folder, issuer="https://issuer.example", at=NOW)
+
+    def grown(name: str) -> bytes:
+        [leaf] = append(transaction, name)
+        by = service.sequencer(
+            keys_directory=folder, storage=(tmp_path / "store").as_uri(), clock=lambda: NOW
+        )
+        service.sequence(transaction, by)
+        with transaction() as session:
+            return service.proof(session, leaf)
+
+    proofs = [grown("a")]
+    keys.rotate(folder)
+    proofs.append(grown("b"))
+    keys.retire(folder)
+    proofs.append(grown("c"))
+    after = keys.read_policy(folder)
+    for name, proof in zip("abc", proofs, strict=True):
+        assert Proof.parse(proof).verify(entry(name), after).checkpoint.origin == ORIGIN
+    assert Proof.parse(proofs[1]).verify(entry("b"), before)
+    with pytest.raises(NoteRefused):
+        Proof.parse(proofs[2]).verify(entry("c"), before)

@@ -96,7 +96,7 @@ def test_keys_are_shown_as_the_specification_has_it_and_read_back() -> None:
     assert signature.read_public(signature.shown_public(keys.public)) == keys.public
     assert repr(keys) == "Keys()"
     for wrong in ("whpk_" + base64.b64encode(keys.secret).decode(), "whsec_AAAA", "whsec_*"):
-        with pytest.raises(ValueError, match="."):
+        with pytest.raises(ValueError, match=r"."):
             signature.read_secret(wrong)
 
 
