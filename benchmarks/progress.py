@@ -82,7 +82,7 @@ class Meter:
             whole = self._running.units * self._seconds_each(self._running.kind)
             elapsed = self._clock() - self._running.begun
             left -= max(min(elapsed, whole), self._running.share * whole)
-        return left
+        return max(left, 0.0)
 
     def _seconds_each(self, kind: str) -> float:
         """Return what a unit takes: as seen, else as usual at the pace of what has been done."""

@@ -140,9 +140,9 @@ def destroy_condemned(context: Context) -> int:
     """
     with context.transaction() as session:
         doomed = registry.doomed(session)
-        manifests, deltas = registry.manifests_in_use(session), registry.deltas_in_use(session)
+        manifests, apart = registry.manifests_in_use(session), registry.apart_in_use(session)
     for gone in doomed:
-        weights.destroy(context.objects, gone, manifests_kept=manifests, deltas_kept=deltas)
+        weights.destroy(context.objects, gone, manifests_kept=manifests, apart_kept=apart)
         with context.transaction() as session:
             registry.record_destroyed(session, gone, at=context.clock())
     return len(doomed)

@@ -127,6 +127,7 @@ def unlearning(
         placement_key=material.placement_key(context, view.dataset_id, work) if recorded else None,
         outstanding=who.outstanding(gone) if recorded else (),
         sealed=tuple(_fetched(context, str(each.delta), work / f"delta-{each.id}") for each in later),
+        curvature=_curvature(context, (anchor, *later)[-1], work / "curvature.safetensors"),
         references={
             shard: staged(context, references[shard], work / f"reference-{shard}")
             for shard in {each.teacher for each in subjects if each.teacher is not None}
@@ -243,6 +244,11 @@ def staged(context: Context, manifest: str, into: Path) -> Path:
 def _fetched(context: Context, digest: str, into: Path) -> Path:
     context.objects.fetch(digest, into)
     return into
+
+
+def _curvature(context: Context, start: ModelVersion, into: Path) -> Path | None:
+    """Fetch what the job before left for this one; after an anchor there is none."""
+    return None if start.curvature is None else _fetched(context, start.curvature, into)
 
 
 def _made(path: Path) -> Path:

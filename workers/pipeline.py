@@ -162,14 +162,16 @@ def unlearn(job_id: UUID, epoch: int, context: Context) -> None:
     made = weights.adopt(context.objects, out / "model")
     delta = out / "delta.safetensors"
     sealed_delta = context.objects.put_file(delta) if delta.exists() else None
+    curvature = out / "curvature.safetensors"
+    left = context.objects.put_file(curvature) if curvature.exists() else None
     history = results.kept_history(context, out)
     statement = {**outcome.body, "given": orders.given(view, line_up, model, anchor)}
     reach("unlearn.adopted")
     with context.transaction() as session:
         candidate = registry.register_candidate(
             session, view.model_id, made, job_id=job_id, engine=str(view.engine), anchor_id=anchor.id,
-            parent_id=view.parent_id, delta=sealed_delta, history=history, statement=statement,
-            exact=outcome.body["guarantee"] == "exact", at=context.clock(),
+            parent_id=view.parent_id, delta=sealed_delta, curvature=left, history=history,
+            statement=statement, exact=outcome.body["guarantee"] == "exact", at=context.clock(),
         )  # fmt: skip
         jobs.made_candidate(
             session, view, candidate.id, output=_brief(outcome), seconds=seconds, at=context.clock()

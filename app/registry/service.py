@@ -285,6 +285,7 @@ def register_candidate(
     job_id: UUID,
     statement: Mapping[str, object],
     delta: str | None = None,
+    curvature: str | None = None,
     history: str | None = None,
     at: datetime,
 ) -> ModelVersion:
@@ -301,6 +302,7 @@ def register_candidate(
             anchor_id=anchor_id,
             parent_id=parent_id,
             delta=delta,
+            curvature=curvature,
             history=history,
             job_id=job_id,
             erasure_epoch=model(session, model_id).erasure_epoch + 1,
@@ -423,7 +425,9 @@ def doomed(session: Session) -> list[Doomed]:
     """Return what is condemned and still in the store."""
     return (
         [
-            Doomed(kind="version", id=each.id, manifest=each.manifest, delta=each.delta, history=each.history)
+            Doomed(
+                kind="version", id=each.id, manifest=each.manifest, apart=_apart(each), history=each.history
+            )
             for each in Versions(session).in_state("condemned")
         ]
         + [
@@ -444,11 +448,16 @@ def manifests_in_use(session: Session) -> frozenset[str]:
     return Models(session).bases_in_use() | References(session).manifests_in_use() | used
 
 
-def deltas_in_use(session: Session) -> frozenset[str]:
-    """Return the deltas that must stay."""
+def apart_in_use(session: Session) -> frozenset[str]:
+    """Return the objects that must stay although no manifest names them."""
+    versions = Versions(session)
     return frozenset(
-        each.delta for state in PRESENT for each in Versions(session).in_state(state) if each.delta
+        digest for state in PRESENT for each in versions.in_state(state) for digest in _apart(each)
     )
+
+
+def _apart(each: ModelVersion) -> tuple[str, ...]:
+    return tuple(digest for digest in (each.delta, each.curvature) if digest is not None)
 
 
 def record_destroyed(session: Session, gone: Doomed, *, at: datetime) -> None:

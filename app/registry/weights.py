@@ -34,7 +34,8 @@ class Doomed:
     """`version`, `reference` or `history`."""
     id: UUID
     manifest: str | None
-    delta: str | None = None
+    apart: tuple[str, ...] = ()
+    """Objects that no manifest names: a delta, and what was left for the job after it."""
     history: str | None = None
 
 
@@ -79,7 +80,7 @@ def _kept(objects: ObjectStore, built: manifest.Built) -> str:
 
 
 def destroy(
-    objects: ObjectStore, gone: Doomed, *, manifests_kept: Iterable[str], deltas_kept: Collection[str]
+    objects: ObjectStore, gone: Doomed, *, manifests_kept: Iterable[str], apart_kept: Collection[str]
 ) -> int:
     """Remove from the store what only the doomed one needs; return how many objects that were.
 
@@ -96,9 +97,7 @@ def destroy(
             if objects.has(digest)
             for blob in manifest.blobs(objects.get_manifest(digest))
         }
-        own = manifest.blobs(objects.get_manifest(doomed)) - shared - set(deltas_kept)
+        own = manifest.blobs(objects.get_manifest(doomed)) - shared - set(apart_kept)
         # The manifest goes last: killed before that, the next try still knows the blobs.
         removed += objects.delete(sorted(own)) + objects.delete([doomed])
-    if gone.delta is not None and gone.delta not in deltas_kept:
-        removed += objects.delete([gone.delta])
-    return removed
+    return removed + objects.delete([each for each in gone.apart if each not in apart_kept])

@@ -91,6 +91,8 @@ class ModelVersion(Base):
     """The version that was live when the job began."""
     delta: Mapped[str | None] = mapped_column(Text)
     """Hex SHA-256 of the delta's file in the store, for versions made by an approximate engine."""
+    curvature: Mapped[str | None] = mapped_column(Text)
+    """Likewise, of what its engine left for the next job over the same anchor."""
     history: Mapped[str | None] = mapped_column(Text)
     """Hex SHA-256 of the manifest of what the recorder left of its training; as personal as weights."""
     history_condemned: Mapped[str | None] = mapped_column(Text)

@@ -620,6 +620,7 @@ def upgrade() -> None:
         sa.Column("anchor_id", sa.Uuid(), nullable=True),
         sa.Column("parent_id", sa.Uuid(), nullable=True),
         sa.Column("delta", sa.Text(), nullable=True),
+        sa.Column("curvature", sa.Text(), nullable=True),
         sa.Column("history", sa.Text(), nullable=True),
         sa.Column("history_condemned", sa.Text(), nullable=True),
         sa.Column("job_id", sa.Uuid(), nullable=True),

@@ -16,8 +16,10 @@ step. Each step is as long as a divergence allows, and shorter to the end, so th
 batches dies out. What is no inner matrix (embeddings, norms, a head) stands still.
 
 Moments are sums, so records leave them again: what is measured once for an anchor serves all its
-jobs, each less the records that it erases, for a memorised record would vouch for itself. They are
-those records' data, and die with the anchor.
+jobs, each less the records that it erases, for a memorised record would vouch for itself. What a job has
+erased comes back in as the model sees it once it is forgotten, several times over: so the steps of the
+next jobs leave it where it is, instead of undoing what nothing else holds down. Moments are sums over
+records of persons, erased ones among them, and die with the anchor, as the deltas over it do.
 
 Why not a library: those at hand know no layer with its weight turned around, as GPT-2's are, and keep
 no sums that a record could leave. Knows no objective, no target, no model class beyond its matrices.
@@ -55,7 +57,7 @@ class Moments:
     """How many positions each matrix was given, by its name."""
     tokens: int
     keys: frozenset[str]
-    """The records that are in it."""
+    """The records that are in it and can leave."""
     seed: int
     """Of the labels."""
 
@@ -98,6 +100,19 @@ class Moments:
             positions={name: each - other.positions[name] for name, each in self.positions.items()},
             tokens=self.tokens - other.tokens,
             keys=self.keys - other.keys,
+            seed=self.seed,
+        )
+
+    def guarding(self, gone: "Moments", weight: int) -> "Moments":
+        """Return the sums with those of records that were forgotten, each so many times.
+
+        They come in without their keys: nothing tells any more whose they are, and none leaves again.
+        """
+        return Moments(
+            sums={name: each + weight * gone.sums[name] for name, each in self.sums.items()},
+            positions={name: each + weight * gone.positions[name] for name, each in self.positions.items()},
+            tokens=self.tokens + weight * gone.tokens,
+            keys=self.keys,
             seed=self.seed,
         )
 

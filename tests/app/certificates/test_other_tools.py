@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 
 from app.certificates import check
 from app.certificates.status import Revoked
+from app.cli.client import Stopped
 from app.cli.main import app
 from app.signing.keys import PublicKey
 from tests.app.certificates.making import (
@@ -117,9 +118,9 @@ def test_a_later_list_is_named_on_the_command_line(unpacked: Path) -> None:
         (unpacked / name).write_bytes(status_of(*listed))
         done = CliRunner().invoke(app, [*words, "--status", str(unpacked / name)])
         assert done.exit_code == (check.REVOKED if listed else check.VALID), done.output
-    assert (
-        CliRunner().invoke(app, [*words, "--status", str(unpacked / "nowhere")]).exit_code == check.UNREADABLE
-    )
+    failed = CliRunner().invoke(app, [*words, "--status", str(unpacked / "nowhere")]).exception
+    assert isinstance(failed, Stopped)
+    assert failed.code == check.UNREADABLE
 
 
 def test_what_is_signed_goes_to_standard_output(unpacked: Path) -> None:

@@ -263,7 +263,7 @@ def test_weights_are_adopted_and_destroyed_but_not_what_others_need(
     second = adopt(store, weights(tmp_path / "two", 2))
     assert first.tensor_root != second.tensor_root
     assert adopt(store, tmp_path / "one") == first
-    delta = store.put_bytes(b"delta")
+    delta, curvature = store.put_bytes(b"delta"), store.put_bytes(b"curvature")
     with transaction() as session:
         registry.register_version(session, version.id, first, statement={}, at=NOON)
         candidate = registry.register_candidate(
@@ -276,6 +276,7 @@ def test_weights_are_adopted_and_destroyed_but_not_what_others_need(
             parent_id=version.id,
             job_id=version.id,
             delta=delta,
+            curvature=curvature,
             statement={},
             at=NOON,
         )
@@ -284,13 +285,14 @@ def test_weights_are_adopted_and_destroyed_but_not_what_others_need(
         registry.condemn(session, candidate.id, at=NOON)
     with transaction() as session:
         [gone] = registry.doomed(session)
-        kept = registry.manifests_in_use(session), registry.deltas_in_use(session)
-    assert (gone.manifest, gone.delta) == (second.manifest, delta)
-    removed = destroy(store, gone, manifests_kept=kept[0], deltas_kept=kept[1])
-    assert removed == 4, "weights, configuration of the manifest, manifest, delta"
-    assert destroy(store, gone, manifests_kept=kept[0], deltas_kept=kept[1]) == 0
+        kept = registry.manifests_in_use(session), registry.apart_in_use(session)
+    assert (gone.manifest, gone.apart) == (second.manifest, (delta, curvature))
+    removed = destroy(store, gone, manifests_kept=kept[0], apart_kept=kept[1])
+    assert removed == 5, "weights, configuration of the manifest, manifest, delta, curvature"
+    assert destroy(store, gone, manifests_kept=kept[0], apart_kept=kept[1]) == 0
     assert not store.has(second.manifest)
     assert not store.has(delta)
+    assert not store.has(curvature)
     store.stage(first.manifest, tmp_path / "still whole")
     with transaction() as session:
         registry.record_destroyed(session, gone, at=NOON)

@@ -135,6 +135,19 @@ def test_records_leave_as_they_came(task: CausalLM, examples: dict[str, Example]
         whole.less(Moments.measured(task, gone, seed=4))
 
 
+def test_what_was_forgotten_guards_itself_so_many_times_and_namelessly(
+    task: CausalLM, examples: dict[str, Example]
+) -> None:
+    gone = Moments.measured(task, dict(list(examples.items())[:2]), seed=3)
+    rest = Moments.measured(task, dict(list(examples.items())[2:]), seed=3)
+    guarded = rest.guarding(gone, 3)
+    assert guarded.keys == rest.keys
+    assert guarded.tokens == rest.tokens + 3 * gone.tokens
+    for name, each in guarded.sums.items():
+        assert torch.equal(each, rest.sums[name] + 3 * gone.sums[name])
+    assert all(guarded.positions[name] == n + 3 * gone.positions[name] for name, n in rest.positions.items())
+
+
 def test_moments_are_read_as_they_were_written(
     task: CausalLM, examples: dict[str, Example], tmp_path: Path
 ) -> None:

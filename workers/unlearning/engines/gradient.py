@@ -91,6 +91,8 @@ class Gradient:
     of the records that go; later steps cost less."""
     curvature_records: int = 2048
     """Retained records on which the curvature is measured where none was prepared."""
+    guard_weight: int = 16
+    """How many times a forgotten record counts in the curvature that is left for the next job."""
     mask: Literal["none", "saliency"] = "none"
     quant_noise: Literal["none", "int4"] = "none"
     steps_max: int = 190
@@ -145,9 +147,9 @@ class Gradient:
                 noise=self.quant_noise == "int4",
             ) as trained:
                 mask = self._mask(sides, job, trained)
-                stepper = self._natural(sides, job, context.out) if self.natural(job) else None
-                if isinstance(stepper, Refusal):
-                    return stepper
+                moments = self._moments(sides, job) if self.natural(job) else None
+                if isinstance(moments, Refusal):
+                    return moments
                 loop = Descent(
                     job,
                     task,
@@ -156,11 +158,15 @@ class Gradient:
                     pace=self._pace(job),
                     trained=trained,
                     mask=mask,
-                    stepper=stepper,
+                    stepper=self._natural(task, job, moments) if moments is not None else None,
                 )
                 loop.gauge.processed += sides.processed
                 if (refusal := loop.run(context, identity_of(self, job))) is not None:
                     return refusal
+                if moments is not None:
+                    gone = sides.moments(job.forget_keys, moments.seed)
+                    loop.gauge.processed += len(job.forget_keys)
+                    moments.guarding(gone, self.guard_weight).save(context.out / CURVATURE)
             task.save(Path(scratch) / "end")
             delta = checkpoints.subtract(Path(scratch) / "end", begun)
         whole = self.scope == "full" and self.mask == "none" and not self.natural(job)
@@ -203,14 +209,10 @@ class Gradient:
         sure = kind_of(job.spec.anchor) != "causal_lm"
         return self.steps == "natural" or (not self.steps and self.mode == "match" and free and not sure)
 
-    def _natural(self, sides: "Sides", job: Job, out: Path) -> NaturalSteps | Refusal:
-        """Return steps by the curvature of those who stay, and leave that curvature for the next job."""
-        moments = self._moments(sides, job)
-        if isinstance(moments, Refusal):
-            return moments
-        moments.save(out / CURVATURE)
+    def _natural(self, task: Task, job: Job, moments: Moments) -> NaturalSteps:
+        """Return steps by the curvature of those who stay."""
         return NaturalSteps(
-            Factors(sides.task, moments),
+            Factors(task, moments),
             damping=float(self.damping),
             divergence=float(self.step_divergence) * job.forget_share**0.5,
             steps=self.steps_max,

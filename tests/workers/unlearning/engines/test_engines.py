@@ -1,6 +1,7 @@
 """Both engines on a world that is learned in a second: exactness, determinism, resumption, refusals."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,14 @@ from workers.unlearning.__main__ import main
 from workers.unlearning.data import read_records
 from workers.unlearning.engines import resolve
 from workers.unlearning.engines.base import run_engine
+from workers.unlearning.engines.gradient import Gradient
 from workers.unlearning.kronecker import CURVATURE, Moments
-from workers.unlearning.spec import ForgetSubject, PrepareSpec, UnlearnSpec
+from workers.unlearning.spec import ForgetSubject, PrepareSpec, Recipe, UnlearnSpec
 from workers.unlearning.task import CausalLM
 from workers.unlearning.training import Interrupted, train
+
+import torch  # isort: skip
+from torch.nn import functional
 
 RECIPE = dataclasses.replace(SHORT, epochs=16)
 LINES = people(14, seed=1)
@@ -176,6 +181,55 @@ def test_a_prepared_curvature_is_handed_on_without_the_erased(spec: UnlearnSpec,
     whole, left = Moments.load(given.curvature), Moments.load(tmp_path / "out" / CURVATURE)
     assert set(gone.keys) <= whole.keys
     assert left.keys == whole.keys - set(gone.keys)
+    # What is erased left as the anchor knew it, and came back in, without a name, as it is forgotten.
+    assert spec.recipe is not None
+    records = read_records(spec.records)
+
+    def measured(model: Path) -> Moments:
+        task = CausalLM.load(model)
+        assert isinstance(spec.recipe, Recipe)
+        examples = {key: task.encode(records[key], tokens_max=spec.recipe.tokens_max) for key in gone.keys}
+        return Moments.measured(task, examples, seed=whole.seed)
+
+    before, after = measured(spec.anchor), measured(tmp_path / "out" / "model")
+    for name, each in left.sums.items():
+        wanted = whole.sums[name] - before.sums[name] + Gradient().guard_weight * after.sums[name]
+        assert torch.allclose(each, wanted, rtol=1e-3, atol=1e-5 * float(wanted.abs().max()))
+    told = [name for name in left.sums if not torch.allclose(before.sums[name], after.sums[name], rtol=1e-2)]
+    assert len(told) > len(left.sums) / 2, "before and after can be told apart"
+
+
+def test_what_an_earlier_job_erased_stays_where_it_left_it(spec: UnlearnSpec, tmp_path: Path) -> None:
+    """The next job moves the forgotten less, by what the curvature says of them that was handed on."""
+    quick: dict[str, Any] = {"steps_max": 24, "check_every": 8, "retain_rise_max": "10"}
+    first = dataclasses.replace(spec, curvature=prepared(spec, tmp_path))
+    gone, other = spec.forget[0], KEPT[-1]
+    moved = []
+    for weight in (0, Gradient().guard_weight):
+        done, next_ = tmp_path / f"first-{weight}", tmp_path / f"next-{weight}"
+        run(first, done, guard_weight=weight, **quick)
+        later = dataclasses.replace(
+            spec,
+            sealed=(done / "delta.safetensors",),
+            curvature=done / CURVATURE,
+            forget=(ForgetSubject(subject=other, keys=WHO[other], teacher="0"),),
+            retain=tuple(key for key in spec.retain if key not in WHO[other]),
+        )
+        assert run(later, next_, guard_weight=weight, **quick)["outcome"] == "done"
+        moved.append(abs(loss(next_ / "model", spec, gone.keys) - loss(done / "model", spec, gone.keys)))
+    assert moved[1] < moved[0] / 2
+
+
+def loss(model: Path, spec: UnlearnSpec, keys: Sequence[str]) -> float:
+    """Return -log p of these records, nats per token."""
+    assert spec.recipe is not None
+    task, records = CausalLM.load(model), read_records(spec.records)
+    batch = task.collate([task.encode(records[key], tokens_max=spec.recipe.tokens_max) for key in keys])
+    with torch.no_grad():
+        said = functional.cross_entropy(
+            task.logits(batch).flatten(0, -2), batch.targets.flatten(), reduction="none"
+        )
+    return float((said * batch.counted.flatten()).sum() / batch.counted.sum())
 
 
 def test_a_curvature_that_knows_somebody_gone_is_stale(spec: UnlearnSpec, tmp_path: Path) -> None:
