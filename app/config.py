@@ -59,6 +59,18 @@ class Settings(BaseSettings):
     opendsr_regulation_required: bool = True
     opendsr_legacy_names: bool = False
     """Also answer under the names of OpenGDPR, by which the protocol went before."""
+    oidc_issuer: str | None = None
+    """The identity provider whose access tokens count beside API keys, by its `iss`; unset: none."""
+    oidc_audience: str | None = None
+    """What their `aud` must name; unset, the public URL."""
+    oidc_keys_url: str | None = None
+    """Its JWK set; unset, where its OpenID Connect description says."""
+    oidc_typ: str = "at+jwt"
+    """What their `typ` must be (RFC 9068); empty for providers that leave it out."""
+    oidc_roles_claim: str = "roles"
+    oidc_name_claim: str = "preferred_username"
+    oidc_person_claim: str = "auth_time"
+    """The claim that people's tokens bear and machines' do not: only a person approves."""
     issuer: str = "https://issuer.example"
     tsa_url: str | None = None
     """A time stamp authority (RFC 3161) that is asked to stamp each certificate; none unless named."""

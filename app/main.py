@@ -23,6 +23,7 @@ from app.audit import endpoints as audit
 from app.audit import service as chain
 from app.auth import endpoints as auth
 from app.auth.dependencies import asks, watches
+from app.auth.provider import Provider
 from app.auth.scopes import Scope
 from app.certificates import endpoints as certificates
 from app.clock import Clock, system_clock
@@ -105,6 +106,7 @@ def create_app(settings: Settings, *, clock: Clock = system_clock) -> FastAPI:
     app.state.calendar = calendars.load(settings.jurisdiction, settings.time_zone)
     app.state.reach = Reach.of(settings)
     app.state.transaction = transactions(engine, {"poke": celery_poke(settings.redis_url)})
+    app.state.provider = Provider.of(settings, clock=clock)
     app.state.limiter = RateLimiter(
         reads=settings.reads_per_minute, writes=settings.writes_per_minute, redis_url=settings.redis_url
     )

@@ -193,7 +193,9 @@ def measured(
     ]
 
 
-def given(view: JobView, who: LineUp, model: Model, anchor: ModelVersion) -> dict[str, object]:
+def given(
+    view: JobView, who: LineUp, model: Model, anchor: ModelVersion, later: Sequence[ModelVersion]
+) -> dict[str, object]:
     """Return what a method was given, by digests: whoever has the same can run it again.
 
     `retained` is the Merkle root over the sorted content MACs of the records that stayed: for an
@@ -203,6 +205,8 @@ def given(view: JobView, who: LineUp, model: Model, anchor: ModelVersion) -> dic
     return {
         "anchor": anchor.manifest,
         "base": model.base_manifest,
+        "curvature": (anchor, *later)[-1].curvature,
+        "deltas": [each.delta for each in later],
         "history": anchor.history,
         "layout": dict(model.layout) if model.layout is not None else None,
         "recipe": dict(model.recipe) if model.recipe is not None else None,

@@ -165,7 +165,7 @@ def unlearn(job_id: UUID, epoch: int, context: Context) -> None:
     curvature = out / "curvature.safetensors"
     left = context.objects.put_file(curvature) if curvature.exists() else None
     history = results.kept_history(context, out)
-    statement = {**outcome.body, "given": orders.given(view, line_up, model, anchor)}
+    statement = {**outcome.body, "given": orders.given(view, line_up, model, anchor, later)}
     reach("unlearn.adopted")
     with context.transaction() as session:
         candidate = registry.register_candidate(

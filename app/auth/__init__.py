@@ -2,6 +2,7 @@
 
     principal   a person or a machine
     key         what a principal shows; kept as a keyed hash, shown once, with some scopes
+    provider    the customer's own, whose access tokens count as well (OAuth 2.0, OpenID Connect)
     scope       one kind of act: `requests:create`, `models:read`
     role        a set of scopes that belong together, for whoever hands out keys
 

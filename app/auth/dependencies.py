@@ -10,7 +10,8 @@ from typing import Annotated
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
-from app.auth import service
+from app.auth import service, tokens
+from app.auth.provider import Provider
 from app.auth.scopes import Scope
 from app.auth.service import Caller
 from app.http import idempotency
@@ -18,7 +19,11 @@ from app.http.dependencies import KeyringDep, NowDep, RawBodyDep, SessionDep, ke
 from app.http.limiting import RateLimiter
 from app.storage.database import Transaction
 
-_bearer = HTTPBearer(auto_error=False, scheme_name="API key", description="`lethe_...`")
+_bearer = HTTPBearer(
+    auto_error=False,
+    scheme_name="API key",
+    description="`lethe_...`, or an access token (RFC 9068) of the identity provider that is configured",
+)
 
 
 def authenticate(
@@ -28,9 +33,13 @@ def authenticate(
     at: NowDep,
     bearer: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
 ) -> Caller:
-    """Return who holds the key in the Authorization header, if there is room for another call of theirs."""
+    """Return whose key or token is in the Authorization header, if they may call again already."""
     token = bearer.credentials if bearer is not None else None
-    caller = service.authenticate(session, keys.api, token, at=at)
+    provider: Provider | None = request.app.state.provider
+    if provider is not None and token is not None and not token.startswith(tokens.PREFIX):
+        caller = service.admit(session, keys.api, provider.read(token), at=at)
+    else:
+        caller = service.authenticate(session, keys.api, token, at=at)
     limiter: RateLimiter = request.app.state.limiter
     limiter.require(caller.principal_id, request.method)
     return caller

@@ -5,9 +5,10 @@ from datetime import datetime
 from uuid import UUID
 
 from sqlalchemy import Row, select, tuple_
+from sqlalchemy.dialects.postgresql import insert
 
 from app.storage.database import Session
-from app.tables import ApiKey, Principal
+from app.tables import ApiKey, Principal, new_id
 
 
 class Callers:
@@ -29,6 +30,15 @@ class Callers:
     def named(self, name: str) -> Principal | None:
         """Return the principal with this name."""
         return self.session.scalars(select(Principal).where(Principal.name == name)).one_or_none()
+
+    def known_as(self, mac: bytes) -> Principal | None:
+        """Return the principal whom an identity provider knows so."""
+        return self.session.scalars(select(Principal).where(Principal.provider_mac == mac)).one_or_none()
+
+    def add_known(self, *, name: str, kind: str, mac: bytes) -> Principal | None:
+        """Insert a principal; None if another call has just done so."""
+        added = insert(Principal).values(id=new_id(), name=name, kind=kind, provider_mac=mac)
+        return self.session.scalars(added.on_conflict_do_nothing().returning(Principal)).one_or_none()
 
     def key(self, id: UUID) -> ApiKey | None:  # noqa: A002  the column's own name
         """Return the key with this id, locked until the commit."""

@@ -7,10 +7,10 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_vali
 from pydantic_core import PydanticCustomError
 
 from app.auth.scopes import Scope
-from app.auth.service import KEY_DAYS_MAX
+from app.auth.service import KEY_DAYS_MAX, NAME
 from app.http.ids import KeyId, PrincipalId
 
-Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
+Name = Annotated[str, StringConstraints(pattern=rf"^{NAME.pattern}$")]
 
 
 class KeyCreate(BaseModel):

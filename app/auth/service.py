@@ -1,8 +1,10 @@
 """What can be done about callers: create a principal, make, check, list and revoke keys."""
 
+import re
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import Final
 from uuid import UUID
 
 from app.audit import events
@@ -15,6 +17,10 @@ from app.storage.database import Session
 from app.tables import ApiKey, Principal
 
 KEY_DAYS_MAX = 365
+NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
+"""What a principal is called."""
+NAME_SPACE = 50
+"""Of it, what stays where another one is called so, too."""
 _BOTH = frozenset({Scope.KEYS_MANAGE, Scope.REQUESTS_REVIEW})
 
 
@@ -35,11 +41,21 @@ class ScopeMissing(Forbidden):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Shown:
+    """Whom an identity provider vouches for, and for what."""
+
+    issuer: str
+    subject: str = field(repr=False)
+    person: bool
+    name: str | None = field(repr=False)
+    scopes: frozenset[str]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Caller:
-    """Who is calling, and what the key allows."""
+    """Who is calling, and what the key or token allows."""
 
     principal_id: UUID
-    key_id: UUID
     person: bool
     scopes: frozenset[str]
 
@@ -127,10 +143,48 @@ def authenticate(session: Session, secret: bytes, token: str | None, *, at: date
     key, principal = found
     return Caller(
         principal_id=principal.id,
-        key_id=key.id,
         person=principal.kind == "person",
         scopes=frozenset(key.scopes),
     )
+
+
+def admit(session: Session, secret: bytes, shown: Shown, *, at: datetime) -> Caller:
+    """Return the principal that a token stands for; at the first call, make one.
+
+    Raises:
+        Forbidden: if the token allows both to make keys and to approve.
+    """
+    if shown.scopes >= _BOTH:
+        raise Forbidden("nobody both hands out keys and approves", code="separation-of-duties")
+    mac = tokens.provider_mac(secret, issuer=shown.issuer, subject=shown.subject)
+    callers = Callers(session)
+    principal = callers.known_as(mac)
+    if principal is None:
+        principal = _first_seen(session, callers, shown, mac, at)
+    if Scope.KEYS_MANAGE in shown.scopes and not principal.manages_keys:
+        principal.manages_keys = True
+    return Caller(
+        principal_id=principal.id,
+        person=shown.person and principal.kind == "person",
+        scopes=shown.scopes,
+    )
+
+
+def _first_seen(session: Session, callers: Callers, shown: Shown, mac: bytes, at: datetime) -> Principal:
+    """Make a principal; whoever calls twice at once for the first time is one all the same."""
+    kind = "person" if shown.person else "machine"
+    name = shown.name if shown.name is not None and NAME.fullmatch(shown.name) else kind
+    made = callers.add_known(
+        name=name if callers.named(name) is None else f"{name[:NAME_SPACE]}-{mac.hex()[:12]}",
+        kind=kind,
+        mac=mac,
+    )
+    if made is None:
+        found = callers.known_as(mac)
+        assert found is not None
+        return found
+    audit.record(session, events.PrincipalCreated(made.id, kind, at))
+    return made
 
 
 def hands_out_keys(session: Session, caller: Caller) -> bool:
@@ -138,8 +192,14 @@ def hands_out_keys(session: Session, caller: Caller) -> bool:
 
     Whoever can make keys could make a second person.
     """
-    manages = Scope.KEYS_MANAGE
-    return manages in caller.scopes or manages in Callers(session).scopes_of(caller.principal_id)
+    manages, callers = Scope.KEYS_MANAGE, Callers(session)
+    principal = callers.principal(caller.principal_id)
+    assert principal is not None
+    return (
+        manages in caller.scopes
+        or principal.manages_keys
+        or manages in callers.scopes_of(caller.principal_id)
+    )
 
 
 def list_keys(

@@ -14,13 +14,15 @@ from typing import Final
 ALPHABET = string.digits + string.ascii_uppercase + string.ascii_lowercase
 RANDOM_CHARACTERS = 32
 CHECK_CHARACTERS = 6
-TOKEN: Final = re.compile(rf"lethe_([0-9A-Za-z]{{{RANDOM_CHARACTERS}}})([0-9A-Za-z]{{{CHECK_CHARACTERS}}})")
+PROVIDER_LABEL = b"lethe/provider/v1"
+PREFIX = "lethe_"
+TOKEN: Final = re.compile(rf"{PREFIX}([0-9A-Za-z]{{{RANDOM_CHARACTERS}}})([0-9A-Za-z]{{{CHECK_CHARACTERS}}})")
 
 
 def mint() -> str:
     """Return a new key."""
     body = "".join(secrets.choice(ALPHABET) for _ in range(RANDOM_CHARACTERS))
-    return f"lethe_{body}{checksum(body)}"
+    return f"{PREFIX}{body}{checksum(body)}"
 
 
 def well_formed(token: str) -> bool:
@@ -32,6 +34,12 @@ def well_formed(token: str) -> bool:
 def mac(secret: bytes, token: str) -> bytes:
     """Return what is kept of a key."""
     return hmac.digest(secret, token.encode("ascii"), "sha256")
+
+
+def provider_mac(secret: bytes, *, issuer: str, subject: str) -> bytes:
+    """Return what is kept of whom an identity provider knows: its `iss` and their `sub` may name a person."""
+    told = b"\0".join((PROVIDER_LABEL, issuer.encode(), subject.encode()))
+    return hmac.digest(secret, told, "sha256")
 
 
 def checksum(body: str) -> str:

@@ -19,6 +19,10 @@ class Principal(Base):
     id: Mapped[Id]
     name: Mapped[str] = mapped_column(Text, unique=True)
     kind: Mapped[str] = mapped_column(Text)
+    provider_mac: Mapped[bytes | None] = mapped_column(LargeBinary, unique=True)
+    """Of whom an identity provider knows: the keyed hash of its name and of theirs there."""
+    manages_keys: Mapped[bool] = mapped_column(default=False)
+    """Whether a token of theirs has ever allowed to make keys; who can make a second person is none."""
     created_at: Mapped[CreatedAt]
 
 

@@ -123,6 +123,8 @@ def upgrade() -> None:
         sa.Column("id", sa.Uuid(), nullable=False),
         sa.Column("name", sa.Text(), nullable=False),
         sa.Column("kind", sa.Text(), nullable=False),
+        sa.Column("provider_mac", sa.LargeBinary(), nullable=True),
+        sa.Column("manages_keys", sa.Boolean(), nullable=False),
         sa.Column(
             "created_at",
             sa.DateTime(timezone=True),
@@ -132,6 +134,7 @@ def upgrade() -> None:
         sa.CheckConstraint("kind IN ('person', 'machine')", name=op.f("ck_principals_kind")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_principals")),
         sa.UniqueConstraint("name", name=op.f("uq_principals_name")),
+        sa.UniqueConstraint("provider_mac", name=op.f("uq_principals_provider_mac")),
     )
     op.create_table(
         "status_lists",
@@ -1130,6 +1133,7 @@ def upgrade() -> None:
         " THEN RAISE EXCEPTION 'an approval is not of one''s own exemption'; END IF;"
         " IF EXISTS (SELECT FROM api_keys k WHERE k.principal_id = NEW.approver_id"
         " AND k.revoked_at IS NULL AND k.scopes ? 'keys:manage')"
+        " OR EXISTS (SELECT FROM principals p WHERE p.id = NEW.approver_id AND p.manages_keys)"
         " THEN RAISE EXCEPTION 'who hands out keys does not approve'; END IF;"
         " RETURN NEW; END $$"
     )

@@ -168,12 +168,16 @@ def compacted(service: Service) -> bool:
 def begins_at_the_anchor(service: Service, work: Path) -> None:
     """The third version is the anchor and both deltas, to the byte: the second was never started from."""
     store = ObjectStore.open(service.settings.storage)
-    rows = service.rows("SELECT manifest, delta FROM model_versions ORDER BY number")
+    rows = service.rows("SELECT manifest, delta, curvature, statement FROM model_versions ORDER BY number")
     anchor, *later = rows
+    # What the first job left for the second is what the second was given, and it left its own.
+    assert [statement["given"]["curvature"] for *_, statement in later] == [None, later[0][2]]
+    assert [statement["given"]["deltas"] for *_, statement in later] == [[], [later[0][1]]]
+    assert later[0][2] != later[1][2]
     for manifest in (anchor[0], later[-1][0]):
         store.stage(manifest, work / manifest)
     deltas = []
-    for _, delta in later:
+    for _, delta, *_ in later:
         store.fetch(delta, work / delta)
         deltas.append(work / delta)
     checkpoints.compose(work / anchor[0], deltas, work / "composed")
@@ -205,14 +209,15 @@ def nothing_is_left(service: Service) -> None:
     """The old anchor and everything made over it are destroyed; the new one stands alone."""
     store = service.settings.home / "store"
     rows = service.rows(
-        "SELECT number, state, engine, exact, delta, history FROM model_versions ORDER BY number"
+        "SELECT number, state, engine, exact, delta, history, curvature FROM model_versions ORDER BY number"
     )
     assert [(number, state) for number, state, *_ in rows] == [
         (1, "destroyed"), (2, "destroyed"), (3, "destroyed"), (4, "live"),
     ]  # fmt: skip
     assert (rows[-1][2], rows[-1][3], rows[-1][4]) == ("exact_replay", True, None)
-    for _, _, _, _, delta, _ in rows[1:3]:
+    for _, _, _, _, delta, _, curvature in rows[1:3]:
         assert not list(store.rglob(delta)), "a delta and its anchor are one secret"
+        assert not list(store.rglob(curvature)), "it is made of sums over the erased, too"
     standing = service.read(f"/v1/models/{MODEL}/compaction")
     assert (standing["deltas"], standing["outstanding"]["requests"]) == (0, 0)
     assert service.rows("SELECT state, kind FROM jobs WHERE state <> 'concluded'") == []
