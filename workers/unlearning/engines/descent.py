@@ -45,6 +45,8 @@ from torch import Tensor
 HALVINGS = 6
 SHARE_MIN = 0.05
 """A change scaled back below this share is not worth measuring."""
+SETTLED = math.log(2)
+"""Nats over all that somebody has left: less than twice as likely as expected is not known better."""
 
 
 class Sides(Protocol):
@@ -174,7 +176,9 @@ class Descent:
     def look(self, *, first: bool = False) -> bool:
         """Measure targets and budget, set weights and multiplier; return whether this is the end.
 
-        Before the first step all is known from what was prepared.
+        Before the first step all is known from what was prepared, and whoever is known no better than by
+        the references needs none: what many have said cannot be forgotten for one of them, and steps that
+        lead nowhere would only cost those who stay.
         """
         if not first:
             with self.trained.plain():
@@ -182,11 +186,17 @@ class Descent:
         self.multiplier = dual_ascent(self.multiplier, self.seen.rise, self.pace.retain_rise_max)
         pairs = list(zip(self.seen.scores, self.prepared.subjects, strict=True))
         outside = [each for score, each in pairs if not each.holds(score)]
+        if first:
+            outside = [each for each in outside if self._surplus(each.keys) > SETTLED]
         # With all inside and the budget exceeded, both sides go on: retained records alone would
         # be a repair after forgetting, which brings back what they touch.
         weighing = outside or [each for _, each in pairs]
         self.active = [key for each in weighing for key in self._left(each.keys, each.holds)]
         return not outside and self.seen.rise <= self.pace.retain_rise_max
+
+    def _surplus(self, keys: Sequence[str]) -> float:
+        """Return how much likelier these records are than expected, nats."""
+        return sum(self.seen.rows[key] * self.prepared.examples[key].tokens for key in keys)
 
     def _left(self, keys: Sequence[str], holds: Callable[[float], bool]) -> Sequence[str]:
         """Return the records of a subject that still pull: all, or those that are themselves outside."""

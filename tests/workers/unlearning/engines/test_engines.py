@@ -137,6 +137,26 @@ def test_nobody_to_forget_is_no_step_and_no_change(spec: UnlearnSpec, tmp_path: 
     assert digest(tmp_path / "out") == checkpoints.digest(spec.anchor / "model.safetensors")
 
 
+def test_what_the_references_know_as_well_is_not_walked_away_from(
+    spec: UnlearnSpec, base: Path, tmp_path: Path
+) -> None:
+    """Others have said it too: no step brings it where nobody has said it, and each costs those who stay."""
+    task = CausalLM.create(base, 4)
+    longer = dataclasses.replace(RECIPE, epochs=24)
+    train(
+        task,
+        read_records(write_records(tmp_path / "all.jsonl", LINES)),
+        longer,
+        checkpoint=tmp_path / "state",
+    )
+    task.save(tmp_path / "knows")
+    shared = dataclasses.replace(spec, references={"0": tmp_path / "knows"})
+    outcome = run(shared, tmp_path / "out", band_low="0", band_high="0")
+    assert (outcome["telemetry"]["steps"], outcome["telemetry"]["in_band"]) == (0, 0)
+    assert digest(tmp_path / "out") == checkpoints.digest(spec.anchor / "model.safetensors")
+    assert run(spec, tmp_path / "walked", band_low="0", band_high="0", steps_max=2)["telemetry"]["steps"] == 2
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
