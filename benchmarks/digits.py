@@ -2,9 +2,9 @@
 
 1200 rows of scikit-learn's digits, 60 of them mislabelled; a tanh network 64-32-10 in float64 with
 L2, trained by Adam; oracles without those that go, of the same and of other seeds. All sixty go, as on
-the engines page, or the first few of them: then the others stay, and are as well known by heart. Small enough that the
-Gauss-Newton matrix is held whole: what a preconditioner is worth, with nothing else in the way. It
-shows mechanism, and nothing about language models.
+the engines page, or the first few of them: then the others stay, and are as well known by heart. Small
+enough that the Gauss-Newton matrix is held whole: what a preconditioner is worth, with nothing else in
+the way. It shows mechanism, and nothing about language models.
 
 The rows are read as subjects are: a row's fact is its (wrong) label, its wrong answers are the other
 nine, and those never trained on are the test's rows, mislabelled in the same way. The judge of what
@@ -150,8 +150,8 @@ def jacobian(theta: Tensor, inputs: Tensor) -> Tensor:
 def gram(toy: Toy, theta: Tensor) -> Tensor:
     """Return the Gauss-Newton matrix per row of what stays.
 
-    With z the logits, C = diag p - p p' and S = dz/d(first layer's sums), a row's Jacobian is [S (x) x, 1 (x) h],
-    x and h with a 1 for the biases: so block by block, a tenth of the work of multiplying it out.
+    With C = diag p - p p' and S the slope of the logits along the first layer's sums, a row's Jacobian is
+    [S (x) x, 1 (x) h], x and h with a 1 for the biases: so block by block, for a tenth of the work.
     """
     first, bias, second, _ = _unpacked(theta)
     inputs = toy.inputs[toy.stays]
@@ -243,9 +243,7 @@ def work(name: str, subjects: int = MISLABELLED) -> float:
     return passes * beside / EPOCHS
 
 
-def run(
-    seeds: int, meter: Meter, home: Path | None = None, *, subjects: int = MISLABELLED
-) -> dict[str, Any]:
+def run(seeds: int, meter: Meter, home: Path | None = None, *, subjects: int = MISLABELLED) -> dict[str, Any]:
     """Return the means over some seeds: what the oracles say of each other, and a row per engine."""
     meter.plan("toy", seeds)
     each = []
@@ -298,7 +296,10 @@ def _computed(seed: int, subjects: int) -> dict[str, Any]:
         begun = time.perf_counter()
         made = make()
         taken = time.perf_counter() - begun if name != "retrain" else seconds
-        rows[name] = reader.read(made) | {"work_ratio": work(name, subjects), "seconds_ratio": taken / seconds}
+        rows[name] = reader.read(made) | {
+            "work_ratio": work(name, subjects),
+            "seconds_ratio": taken / seconds,
+        }
     gone = toy.inputs[toy.goes]
     return {
         "losses": [_loss(toy, each) for each in oracles],
@@ -405,7 +406,7 @@ class Reader:
         return float(((own[:, None] > others).double() + (own[:, None] == others).double() / 2).mean())
 
     def _low(self, theta: Tensor) -> float:
-        """Return how often chance puts the rows' mean rank as low: exactly for one, else by its normal limit."""
+        """Return how often chance puts the rows' mean rank as low; of several by its normal limit."""
         own, others = self._scores(theta)
         ranks = (1 + (others <= own[:, None]).double().sum(1)) / (len(others) + 1)
         if len(ranks) == 1:

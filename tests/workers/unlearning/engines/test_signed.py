@@ -50,9 +50,7 @@ def test_it_is_one_fresh_step_of_adam_as_released(by_heart: UnlearnSpec, tmp_pat
     job, task = read_job(by_heart), CausalLM.load(by_heart.anchor)
 
     def entropy(keys: Sequence[str]) -> Tensor:
-        nll, tokens = task.nll(
-            task.collate([task.encode(job.records[key], tokens_max=32) for key in keys])
-        )
+        nll, tokens = task.nll(task.collate([task.encode(job.records[key], tokens_max=32) for key in keys]))
         return nll.sum() / tokens.sum()
 
     before = {name: each.detach().clone() for name, each in task.parameters().items()}
@@ -73,7 +71,9 @@ def test_the_residual_is_taken_off_the_gradient_before_the_curvature(
     """P^{-1} is linear: what c takes off is P^{-1} c grad J, J over retained and erased, and twice for 2 c."""
     found = []
     for correction in ("0", "0.5", "1"):
-        engine = Influence(form=form, rank=4, relinearised=1, curvature_records=8, correction=Decimal(correction))
+        engine = Influence(
+            form=form, rank=4, relinearised=1, curvature_records=8, correction=Decimal(correction)
+        )
         step = step_of(by_heart, engine)
         if form == "kfac":
             moments = step.moments()
