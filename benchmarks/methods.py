@@ -50,6 +50,18 @@ def _natural(config: Config) -> Method:
     return Method(engine="gradient", points=points)
 
 
+def _influence(config: Config) -> Method:
+    points = tuple(
+        {"refuses_unreached": False, "records_max": 128, **config, "divergence_max": most}
+        for most in ("0.02", "0.1", "0.5")
+    )
+    return Method(engine="influence", points=points)
+
+
+def _knob(engine: str, name: str, values: tuple[Any, ...]) -> Method:
+    return Method(engine=engine, points=tuple({name: value} for value in values))
+
+
 METHODS: Mapping[str, Method] = {
     "match": _natural({}),
     "match_adam": _weighted("gradient", {"steps": "adam"}),
@@ -69,6 +81,10 @@ METHODS: Mapping[str, Method] = {
         ),
     ),
     "saliency": _weighted("gradient", {"mode": "grad_diff", "mask": "saliency"}),
+    "npo_filtered": Method(
+        engine="gradient",
+        points=({**STEPPED, "mode": "npo", "forget_weight": FORGET_WEIGHTS[1], "skip_forgotten": True},),
+    ),
     "npo_natural": _natural({"mode": "npo"}),
     "bounded_natural": _natural({"mode": "bounded"}),
     "match_lora": Method(engine="gradient", points=({**STEPPED, "scope": "lora", "rate_share": "0.5"},)),
@@ -81,23 +97,22 @@ METHODS: Mapping[str, Method] = {
             for rate in ("0.0003", "0.001", "0.003")
         ),
     ),
-    "influence": Method(
-        engine="influence",
-        points=tuple(
-            {"refuses_unreached": False, "records_max": 128, "divergence_max": most}
-            for most in ("0.02", "0.1", "0.5")
-        ),
-    ),
-    "dampening": Method(
-        engine="dampening",
-        points=tuple({"alpha": alpha} for alpha in ("3", "10", "30")),
-    ),
+    "influence": _influence({}),
+    "influence_kfac": _influence({"form": "kfac"}),
+    "influence_diagonal": _influence({"form": "diagonal"}),
+    "dampening": _knob("dampening", "alpha", ("3", "10", "30")),
     "scrub": _weighted("scrub", {}),
     "rmu": _weighted("rmu", {}),
     "l1_sparse": Method(
         engine="l1_sparse",
         points=tuple({**STEPPED, "sparsity": sparsity} for sparsity in ("0.000001", "0.00001", "0.0001")),
     ),
+    # More training on what stays and nothing else: whoever does not beat it at its cost is worth nothing.
+    "retain_only": Method(engine="l1_sparse", points=({**STEPPED, "sparsity": "0"},)),
+    "ablation": _knob("ablation", "share", ("0.003", "0.01", "0.03")),
+    "pseudo_inverse": _knob("pseudo_inverse", "strength", ("0.3", "1", "3")),
+    "redirection": _knob("redirection", "amount", ("0.5", "1", "2")),
+    "projection": _knob("projection", "rank", (2, 4, 8)),
     **{
         kind: Method(engine="extrapolate", points=({"kind": kind},))
         for kind in ("task_vector", "memorise", "first_epoch")

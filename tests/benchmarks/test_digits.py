@@ -6,6 +6,7 @@ import torch
 from benchmarks import digits
 from benchmarks.engines import MEASURED
 from benchmarks.progress import Meter
+from workers.unlearning.curvature import gauss_newton
 
 
 def test_the_jacobian_is_autograds() -> None:
@@ -14,6 +15,42 @@ def test_the_jacobian_is_autograds() -> None:
     inputs = torch.rand(3, 64, dtype=torch.float64)
     slow = torch.autograd.functional.jacobian(lambda at: digits.logits(at, inputs), theta)  # type: ignore[no-untyped-call]
     assert torch.allclose(digits.jacobian(theta, inputs), slow)
+
+
+def test_the_gauss_newton_matrix_is_that_of_the_jacobian() -> None:
+    """Multiplied out, row by row, as the slow oracle; who goes has no part in it."""
+    torch.manual_seed(1)
+    theta = 0.1 * torch.randn(sum(torch.Size(s).numel() for s in digits.SHAPES), dtype=torch.float64)
+    toy = made(rows=6)
+    stays = toy.inputs[toy.stays]
+    chances = digits.logits(theta, stays).softmax(-1)
+    assert torch.allclose(
+        digits.gram(toy, theta), gauss_newton(digits.jacobian(theta, stays), chances) / 5, atol=1e-14
+    )
+
+
+def made(*, rows: int) -> digits.Toy:
+    """Return rows at random, the first of which goes."""
+    inputs, labels = torch.rand(rows, 64, dtype=torch.float64), torch.arange(rows)
+    return digits.Toy(
+        inputs=inputs,
+        labels=labels,
+        goes=labels == 0,
+        test_inputs=inputs,
+        test_labels=labels,
+        test_spoilt=labels + 1,
+        seed=0,
+    )
+
+
+def test_a_part_of_what_is_mislabelled_goes_and_the_rest_stays_mislabelled() -> None:
+    pytest.importorskip("sklearn")
+    whole, few = digits.load(3), digits.load(3, subjects=4)
+    assert int(whole.goes.sum()) == digits.MISLABELLED
+    assert int(few.goes.sum()) == 4
+    assert bool(whole.goes[few.goes].all())
+    assert torch.equal(whole.labels, few.labels)
+    assert torch.equal(whole.inputs, few.inputs)
 
 
 @pytest.mark.slow

@@ -1,12 +1,13 @@
 """Defects of published code, one test for each: the naive form goes wrong here, and ours does not.
 
 The naive form stands in the test, as the number it gives or as the lines that give it. Where nothing of
-ours could be written that way, the test shows what stands in its place.
+ours could be written that way, the test shows what stands in its place. `DEFECTS` lists them all.
 """
 
+import ast
 import random
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,8 +25,8 @@ from workers.unlearning.checkpoints import Delta, digest
 from workers.unlearning.data import epoch_order, read_records
 from workers.unlearning.engines import resolve, targets
 from workers.unlearning.engines.base import Job, read_job, run_engine
-from workers.unlearning.engines.baselines import Scrub, _Scrubbing
-from workers.unlearning.engines.dampening import importance
+from workers.unlearning.engines.baselines import Rmu, Scrub, _Misdirecting, _Scrubbing
+from workers.unlearning.engines.dampening import dampened, importance
 from workers.unlearning.engines.descent import Descent, Pace
 from workers.unlearning.engines.gradient import Gradient, Sides
 from workers.unlearning.engines.influence import Influence, _Step
@@ -34,6 +35,70 @@ from workers.unlearning.objectives import Said
 from workers.unlearning.spec import UnlearnSpec
 from workers.unlearning.task import CausalLM, Task, load
 from workers.unlearning.training import adamw, train
+
+DEFECTS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+    "open-unlearning: UNDIAL; RMU": {
+        "label -100 indexes from the vocabulary's end; mean over padding": (
+            "test_a_label_of_minus_100_is_no_token_of_the_vocabularys_end",
+            "test_hidden_states_of_padding_count_for_nothing",
+        ),
+        "[b] / [b, 1] broadcasts": ("test_sums_over_lengths_are_one_number_a_record",),
+    },
+    "open-unlearning: GradDiff KL; data": {
+        "double forward, unwrapped model, unused reference": (
+            "test_a_step_is_one_forward_pass_a_side_and_holds_no_second_model",
+        ),
+        "padding counted": ("test_a_divergence_counts_no_padding",),
+        "retain index unseeded": ("test_which_retained_records_are_due_is_drawn_by_no_global_state",),
+    },
+    "open-unlearning: PDU; #144 #137 #164; #94 #82": {
+        "dual variable per rank": ("test_the_multiplier_is_of_the_whole_probe",),
+        "loss unmasked": ("test_a_divergence_counts_no_padding",),
+        "results depend on the launcher": ("test_a_step_is_the_same_however_it_is_cut",),
+        "the checkpoint evaluated is not the best": (
+            "test_what_is_told_is_of_the_model_that_is_handed_over",
+            "test_no_epoch_is_better_than_the_last",
+        ),
+    },
+    "data-unlearning-bench: SCRUB; MRP": {
+        "the optimiser holds the teacher": ("test_the_student_moves_and_the_teacher_does_not",),
+        "a shuffle's result is None": ("test_a_shuffled_order_is_an_order",),
+        "zero_grad before step": (
+            "test_every_step_is_taken_with_a_gradient",
+            "test_a_delta_that_stands_still_is_not_handed_over",
+        ),
+    },
+    "selective-synaptic-dampening; WoodFisher ports": {
+        "squared batch means": ("test_importance_does_not_depend_on_how_records_are_batched",),
+        "unbound local": ("test_the_importance_of_nothing_is_nought",),
+        "retain gradients over the forget loader": (
+            "test_what_is_taken_for_the_rest_is_never_of_the_forget_set",
+        ),
+    },
+    "Unlearn-Saliency #32, #15; S3T": {
+        "decay and momentum move masked weights; mask never applied": (
+            "test_a_masked_weight_is_frozen_against_momentum_and_decay",
+        ),
+        "layer.1 matches layer.10": ("test_layer_1_is_not_layer_10",),
+        "head trained in every slice": ("test_a_head_is_nobodys_slice",),
+        "best epoch on test": ("test_no_epoch_is_better_than_the_last",),
+    },
+    "muse_bench #2; WGA; O3-LLM-UNLEARNING": {
+        "NPO and KL on unnormalised logits": ("test_a_loss_is_of_probabilities",),
+        "betas=(1.0) is a float": (
+            "test_a_configuration_is_checked_before_anything_runs",
+            "test_the_optimizer_has_both_its_moments",
+        ),
+        "thresholds per test set": ("test_a_threshold_comes_from_the_dev_cohort_and_moves_with_it",),
+    },
+    "IAU; wmdp #25; unturtle #188": {
+        "the whole set as one batch": ("test_a_set_goes_through_in_parts_and_is_one_batch",),
+        "differs at equal seed; adapter seed ignored": (
+            "test_at_equal_seed_runs_are_equal_whatever_ran_before",
+        ),
+    },
+}
+"""Where, which defect, and the tests that would fail on it."""
 
 PACE = Pace(
     rate=0.001,
@@ -66,6 +131,17 @@ def descent(opened: Opened, *, mode: str = "npo", **other: Any) -> Descent:
 
 def slopes(parameters: Any) -> Tensor:
     return torch.cat([each.grad.flatten() for each in parameters.values()])
+
+
+def test_every_defect_has_its_tests_and_every_test_its_defect() -> None:
+    named = [test for defects in DEFECTS.values() for tests in defects.values() for test in tests]
+    there = [
+        each.name
+        for each in ast.parse(Path(__file__).read_text(encoding="utf-8")).body
+        if isinstance(each, ast.FunctionDef) and each.name.startswith("test_")
+    ]
+    assert all(tests for defects in DEFECTS.values() for tests in defects.values())
+    assert {*named} == {*there} - {"test_every_defect_has_its_tests_and_every_test_its_defect"}
 
 
 # open-unlearning: UNDIAL; RMU
@@ -102,6 +178,27 @@ def test_sums_over_lengths_are_one_number_a_record() -> None:
     nothing = objectives.simnpo_loss(torch.zeros(2), lengths, beta=1e-6)
     assert found.shape == (2,)
     assert ((found - nothing) / lengths).tolist() == pytest.approx([-10.0, -10.0], abs=0.5)
+
+
+def test_hidden_states_of_padding_count_for_nothing(opened: Opened) -> None:
+    """RMU's mean over a padded batch: beside a long record, a short one is pulled by what it does not say."""
+    job, task, prepared = opened
+    short, long = job.spec.retain[:2]
+    cut_off = task.encode(job.records[short], tokens_max=6)
+    prepared = replace(prepared, examples={**prepared.examples, short: cut_off})
+    assert cut_off.length == 6 < prepared.examples[long].length
+    sides = _Misdirecting(Rmu(), job, task, prepared)
+    alone, beside = sides.forget([short]), sides.forget([short, long])
+    assert torch.allclose(alone[0], beside[0], rtol=1e-4)
+    hidden = sides._hidden(sides.batch([short, long]))
+    naive = (hidden - sides.direction).square().mean(dim=-1).sum(dim=1)
+    assert float(naive[0].detach()) > 1.05 * float(alone[0].detach())
+    hidden = hidden.detach().requires_grad_()
+    sides._hidden = lambda _: hidden  # type: ignore[method-assign]
+    sides.forget([short, long]).sum().backward()  # type: ignore[no-untyped-call]
+    assert hidden.grad is not None
+    assert not hidden.grad[0, cut_off.length :].any()
+    assert bool(hidden.grad[0, : cut_off.length].any())
 
 
 # open-unlearning: GradDiff KL; data
@@ -324,6 +421,15 @@ def test_importance_does_not_depend_on_how_records_are_batched(opened: Opened) -
     halves = [importance(task, prepared.examples, [key]) for key in keys]
     for name, each in found.items():
         assert torch.allclose(each, (halves[0][name] + halves[1][name]) / 2, rtol=1e-3, atol=1e-9)
+
+
+def test_the_importance_of_nothing_is_nought(opened: Opened) -> None:
+    """SSD's loop leaves a name unbound where a loader is empty; who needs no weight shrinks none."""
+    _, task, prepared = opened
+    found = importance(task, prepared.examples, [])
+    assert found.keys() == task.parameters().keys()
+    assert not any(bool(each.any()) for each in found.values())
+    assert dampened(torch.zeros(2), torch.ones(2), alpha=10, strength=1).tolist() == [1, 1]
 
 
 def test_what_is_taken_for_the_rest_is_never_of_the_forget_set(by_heart: UnlearnSpec) -> None:

@@ -8,12 +8,15 @@ the formula and the reasons. `form` is how P is made:
     kfac         Kronecker factors of every inner matrix, whole (`kronecker`; K-FADE, arXiv:2602.10568), as
                  they are at the start for all K steps; prepared once for an anchor, or measured here
     diagonal     the Fisher information's diagonal, every weight; a baseline
-    sign         none: IAU exactly as released (arXiv:2507.23257), one signed step; a baseline
+    sign         none: IAU exactly as released (arXiv:2507.23257), one signed step against the whole forget
+                 set and for all retained records but the probe; a baseline
 
 `kfac` is by our own factors, since no library fits. curvlinops 3.0.1 (whose factors ours equal on a
 Llama, up to the drawing of labels) refuses matrices held as (inputs, outputs), as GPT-2's are, and counts
 padding; kronfluence 1.0.1 knows `nn.Linear` and `nn.Conv2d` alone, works through files of its own, and
-needs torchvision and accelerate. From neither can a record be taken out again.
+needs torchvision and accelerate; nngeometry 0.4 needs torchvision, and refuses or leaves out every layer
+that it has no class for, GPT-2's among them; ASDL is on no package index (`asdl` there is another thing).
+From none of them can a record be taken out again.
 
 The step is scaled into a trust region on the predicted divergence of what stays, and what was
 predicted is then measured on a held-out probe: if the two differ by more than three, damping is
@@ -21,7 +24,7 @@ raised, and in the end it refuses. A step that goes past the target is cut at it
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
@@ -35,6 +38,7 @@ from workers.unlearning.curvature import (
     Diagonal,
     Projection,
     mean_eigenvalue,
+    mlp_outputs,
     signed,
     watched,
 )
@@ -95,8 +99,10 @@ class Influence:
     rank: int = 16
     damping: Decimal = Decimal(2)
     """First damping, as a multiple of the curvature's mean eigenvalue; of each matrix's own, for `kfac`."""
+    matrices: Literal["all", "mlp_outputs"] = "all"
+    """Where `projected` and `kfac` step: every inner matrix, or those that MLPs end in."""
     correction: Decimal = Decimal(0)
-    """Of the residual gradient of an unconverged model."""
+    """Of the residual gradient of an unconverged model; `sign` has IAU's own instead, and always."""
     scale: Decimal = Decimal(0)
     """Of the estimate; 0: as far as the trust region allows, to the target.
 
@@ -139,6 +145,8 @@ class Influence:
             if isinstance(prepared, Refusal):
                 return prepared
             step = _Step(self, job, task, prepared)
+            if not step.matrices:
+                return Refusal(RefusalReason.KIND_UNSUPPORTED, {"needed": 1, "allowed": 0})
             if self.form == "kfac":
                 moments = step.moments()
                 if isinstance(moments, Refusal):
@@ -183,12 +191,13 @@ class _Step:
         self.engine, self.job, self.task, self.prepared = engine, job, task, prepared
         self.gauge = Gauge(job, task, prepared)
         self.parameters = task.parameters()
-        self.matrices = task.linears()
+        inner = task.linears()
+        self.matrices = inner if engine.matrices == "all" else mlp_outputs(inner, head=task.head)
         self.start = {name: each.detach().clone() for name, each in self.parameters.items()}
-        rehearsed = sorted(set(job.kept_keys) - set(job.spec.probe))
+        self.rehearsed = sorted(set(job.kept_keys) - set(job.spec.probe))
         order = determinism.seed_for(job.spec.seed, "curvature")
-        self.retained = epoch_order(rehearsed, order, 0)[: engine.curvature_records]
-        self.retained_tokens = prepared.tokens(rehearsed)
+        self.retained = epoch_order(self.rehearsed, order, 0)[: engine.curvature_records]
+        self.retained_tokens = prepared.tokens(self.rehearsed)
         self.sampled = torch.Generator().manual_seed(determinism.seed_for(job.spec.seed, "labels"))
         self.before = predictions_of(task, prepared.examples, job.spec.probe)
         self.passes = len(job.spec.probe)
@@ -310,13 +319,8 @@ class _Step:
     def _kronecker(self, damping: float) -> tuple[dict[str, Tensor], float]:
         """Return P^{-1} g_S for every inner matrix and its bias; P is block-diagonal, one block a matrix."""
         assert self.factors is not None, "no curvature was measured"
-        matrices = self.factors.matrices
-        residual: dict[str, Tensor] = {}
-        if self.engine.correction:
-            keys = (*self.retained, *self.job.forget_keys)
-            self._backward(keys, drawn=False)
-            weight = float(self.engine.correction) / self.prepared.tokens(keys)
-            residual = {name: weight * _met(each) for name, each in matrices.items()}
+        matrices = {name: self.factors.matrices[name] for name in self.matrices}
+        residual = self._residual(lambda: {name: _met(each) for name, each in matrices.items()})
         self._backward(self.job.forget_keys, drawn=False)
         found, cost = dict[str, Tensor](), 0.0
         for name, each in matrices.items():
@@ -336,9 +340,11 @@ class _Step:
             for name, each in self.parameters.items():
                 assert each.grad is not None
                 fisher[name] += each.grad.square() / self.prepared.tokens(self.retained)
-        self._forget_gradients()
+        residual = self._residual(self._gradients)
+        self._backward(self.job.forget_keys, drawn=False)
         gradient = {
-            n: p.grad / self.retained_tokens for n, p in self.parameters.items() if p.grad is not None
+            name: each / self.retained_tokens - residual.get(name, 0.0)
+            for name, each in self._gradients().items()
         }
         mean = sum(float(each.sum()) for each in fisher.values()) / sum(e.numel() for e in fisher.values())
         pieces = {name: Diagonal(values=fisher[name], damping=damping * mean) for name in gradient}
@@ -348,22 +354,17 @@ class _Step:
     def _signed(self) -> dict[str, Tensor]:
         """Return IAU's change: means over the forget set and over all retained records, each whole."""
         found = []
-        for keys in (self.job.forget_keys, self.retained):
+        for keys in (self.job.forget_keys, self.rehearsed):
             self._backward(keys, drawn=False)
             tokens = self.prepared.tokens(keys)
-            found.append({n: p.grad / tokens for n, p in self.parameters.items() if p.grad is not None})
+            found.append({name: each / tokens for name, each in self._gradients().items()})
         forget, retain = found
         return {n: signed(forget[n], retain[n], rate=float(self.engine.rate)) for n in forget}
 
     def _forget_gradients(self) -> tuple[dict[str, Tensor], dict[str, list[tuple[Tensor, Tensor]]]]:
         """Return g_S of every matrix (outputs x inputs), corrected if asked, and what it was made of."""
         pairs: dict[str, list[tuple[Tensor, Tensor]]] = {}
-        residual: dict[str, Tensor] = {}
-        if self.engine.correction:
-            keys = (*self.retained, *self.job.forget_keys)
-            self._backward(keys, drawn=False)
-            weight = float(self.engine.correction) / self.prepared.tokens(keys)
-            residual = {name: weight * self._gradient(name) for name in self.matrices}
+        residual = self._residual(lambda: {name: self._gradient(name) for name in self.matrices})
         with watched(self.matrices) as seen:
             for _ in self._parts(self.job.forget_keys, drawn=False):
                 for name, pair in seen.items():
@@ -374,6 +375,15 @@ class _Step:
         }
         return gradients, pairs
 
+    def _residual(self, read: Callable[[], Mapping[str, Tensor]]) -> dict[str, Tensor]:
+        """Return c grad J per token, as `read` finds it: J is what was trained on, those who go included."""
+        if not self.engine.correction:
+            return {}
+        keys = (*self.retained, *self.job.forget_keys)
+        self._backward(keys, drawn=False)
+        weight = float(self.engine.correction) / self.prepared.tokens(keys)
+        return {name: weight * each for name, each in read().items()}
+
     def _gram(self, projection: Projection) -> Tensor:
         """Return G over the cores, per retained token: of labels drawn, squared gradients average to it."""
         gram = torch.zeros(projection.size, projection.size, dtype=torch.float64)
@@ -382,6 +392,9 @@ class _Step:
                 rows = projection.rows(seen).double()
                 gram += rows.T @ rows
         return gram / self.prepared.tokens(self.retained)
+
+    def _gradients(self) -> dict[str, Tensor]:
+        return {name: each.grad for name, each in self.parameters.items() if each.grad is not None}
 
     def _gradient(self, name: str) -> Tensor:
         weight = self.matrices[name].weight
