@@ -62,6 +62,10 @@ EXIT_CHANGED = 66
 PROGRESS_SECONDS = 1.0
 
 
+class Overclaimed(Exception):  # noqa: N818  it is named for the fact
+    """An engine's statement says more than the engine is trusted with."""
+
+
 def register(dataset_id: UUID, epoch: int, context: Context) -> None:
     """Read a dataset where it lies and register it whole, or say what is wrong with it."""
     del epoch  # a dataset has one writer by compare-and-set, not by lease
@@ -158,7 +162,7 @@ def unlearn(job_id: UUID, epoch: int, context: Context) -> None:
     if outcome.body["outcome"] == "refused":
         _refused(context, view, outcome, seconds)
         return
-    _agree(str(view.engine), outcome)
+    agree(str(view.engine), outcome)
     made = weights.adopt(context.objects, out / "model")
     delta = out / "delta.safetensors"
     sealed_delta = context.objects.put_file(delta) if delta.exists() else None
@@ -347,10 +351,16 @@ def _refused(context: Context, view: JobView, outcome: Outcome, seconds: float) 
         )  # fmt: skip
 
 
-def _agree(engine: str, outcome: Outcome) -> None:
-    """Refuse to go on if an engine says more of itself than the policy's table does, or only hides."""
-    assert outcome.body["statement"]["aim"] == "erasure", "a suppression is no erasure"
-    assert outcome.body["guarantee"] == escalation.GUARANTEES[engine], "an engine cannot promote itself"
+def agree(engine: str, outcome: Outcome) -> None:
+    """Refuse to go on if an engine says more of itself than the ladder's table does, or only hides.
+
+    Raises:
+        Overclaimed: nothing of its candidate is kept.
+    """
+    if outcome.body["statement"]["aim"] != "erasure":
+        raise Overclaimed("a suppression is no erasure")
+    if outcome.body["guarantee"] != escalation.GUARANTEES[engine]:
+        raise Overclaimed("an engine cannot promote itself")
 
 
 def _brief(outcome: Outcome) -> dict[str, object]:

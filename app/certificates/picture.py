@@ -57,6 +57,8 @@ class Facts:
     strips: Sequence[Strip] = ()
     """Empty without the report."""
     delta: Decimal | None = None
+    admitted: str | None = None
+    """Under which qualification the method's configuration may certify, with the bound of its risk."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +144,16 @@ def facts(statement: Mapping[str, Any], claim: Mapping[str, Any], report: Mappin
         limitations=claim["limitations"],
         strips=tuple(_strips(decision)) if decision else (),
         delta=_decimal(decision.get("delta")) if decision else None,
+        admitted=_admitted(decision.get("admission")) if decision else None,
+    )
+
+
+def _admitted(admission: Mapping[str, Any] | None) -> str | None:
+    if admission is None:
+        return None
+    return (
+        f"This configuration is qualified: {admission['losses']} of {admission['sentinels']} planted people"
+        f" were not erased, so it fails for at most {percent(Decimal(admission['risk_upper']))} of them."
     )
 
 
@@ -216,7 +228,7 @@ def _heading(scene: Scene, shown: Facts) -> None:
     scene.add(Text(MARGIN, scene.down(18), f"Level: {_cut(shown.level, 40)}", 24, bold=True))
     scene.add(Text(MARGIN, scene.down(24), _cut(f"{shown.line}, by {shown.engine}", 90), 14))
     scene.add(Text(MARGIN, scene.down(20), _cut(f"{shown.certificate}, {shown.issued_on}", 100), 12, FAINT))
-    for line in _wrapped(shown.sentence, 104):
+    for line in (*_wrapped(shown.sentence, 104), *_wrapped(shown.admitted or "", 104)):
         scene.add(Text(MARGIN, scene.down(18), line))
 
 
@@ -308,7 +320,7 @@ def _cut(words: str, most: int) -> str:
 
 
 def _wrapped(words: str, most: int) -> list[str]:
-    lines = [""]
+    lines = [""] if words else []
     for word in words.split():
         if len(lines[-1]) + len(word) >= most and lines[-1]:
             lines.append("")
@@ -371,6 +383,7 @@ def described(shown: Facts) -> str:
 def html(shown: Facts) -> str:
     """Return one page that needs nothing else: no script, no network, tables beside the picture."""
     title = f"Erasure certificate {shown.certificate}"
+    admitted = f"<p>{escape(shown.admitted)}</p>\n" if shown.admitted else ""
     picture = svg(pictured(shown), title=title, description=described(shown))
     terms = _table("What the words stand for", ("word", "meaning"), list(shown.terms.items()))
     limits = "".join(
@@ -396,7 +409,7 @@ td, h1 {{ overflow-wrap: anywhere; }}
 <main>
 <h1>{escape(title)}</h1>
 <p>{escape(shown.sentence)}</p>
-<figure>
+{admitted}<figure>
 {picture}</figure>
 {_numbers(shown)}{terms}<h2>Limits</h2>
 <ul>{limits}</ul>

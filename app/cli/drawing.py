@@ -64,7 +64,9 @@ def tell(shown: Facts, console: Console) -> None:
     console.print(f"[bold]Level {shown.level}[/]  ", end="")
     console.print(shown.certificate, markup=False)
     console.print(f"{shown.line}, by {shown.engine}, {shown.issued_on}", markup=False)
-    console.print(shown.sentence, markup=False)
+    for words in (shown.sentence, shown.admitted):
+        if words:
+            console.print(words, markup=False)
     for strip in shown.strips:
         console.print(Line(f"\n{strip.label} ({strip.m} people)", style="bold"))
         for word, count, mark, style in (

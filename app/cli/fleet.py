@@ -27,6 +27,13 @@ def fleet() -> None:
                 "low_max": "at most", "e_value": "evidence",
             },
         )  # fmt: skip
+        for each in body["qualifications"]:
+            out.print(
+                f"{each['engine']} {each['configuration'][:12]} on {each['model']} is {each['state']}:"
+                f" {each['losses']} losses of {each['sentinels']} sentinels,"
+                f" risk at most {each['risk_upper']}",
+                markup=False,
+            )
         for each in body["survival"]:
             out.print(
                 f"sentinels of {each['job']}: {each['back']} of {each['sentinels']} back in {each['on']}",

@@ -117,6 +117,11 @@ def _story(walk: Walk, running: Stack) -> None:
         }
         for version in walk.call("GET", f"/v1/models/{MODEL}/versions", by="engineer")["items"]
     ]
+    walk.summary["stages"] = [
+        {"attempt": step["attempt"], "stage": step["stage"], "seconds": step["seconds"]}
+        for job in walk.call("GET", "/v1/jobs", by="engineer")["items"]
+        for step in walk.call("GET", f"/v1/jobs/{job['id']}", by="engineer")["steps"]
+    ]
 
 
 def _register(walk: Walk, everybody: Sequence[Person]) -> list[str]:

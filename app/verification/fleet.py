@@ -20,6 +20,7 @@ from fractions import Fraction
 
 from app.verification.binomial import beta_binomial_tail, rate_is_below, upper_bound
 from app.verification.conformal import printed, threshold_rank
+from app.verification.qualification import Standing
 
 NOMINAL = Decimal("0.05")
 """The p at which X is counted."""
@@ -110,6 +111,7 @@ class Health:
     groups: tuple[Group, ...]
     evidence: tuple[Evidence, ...]
     survival: tuple[Survival, ...]
+    qualifications: tuple[Standing, ...] = ()
 
     @property
     def alarms(self) -> tuple[str, ...]:

@@ -163,6 +163,21 @@ class Admission:
     rows_max: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """How the last test of a configuration ended, for people."""
+
+    model: str
+    engine: str
+    configuration: str
+    state: str
+    sentinels: int
+    losses: int
+    tests: int
+    risk_upper: Decimal
+    decided_at: datetime
+
+
 def least_sentinels(tests: int, *, losses: int = 0, risk: Decimal = Decimal("0.05")) -> int:
     """Return the fewest sentinels at which so many losses still admit: 59, 93, 124 for one test."""
     level = ERROR / tests

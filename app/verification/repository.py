@@ -150,6 +150,21 @@ class Qualifications:
             .order_by(Qualification.decided_at.desc(), Qualification.id.desc())
         ).all()
 
+    def newest(self) -> Sequence[tuple[Qualification, str]]:
+        """Return the last test of each configuration and its model's name."""
+        rows = self.session.execute(
+            select(Qualification, Model.name)
+            .join(Model, Model.id == Qualification.model_id)
+            .ext(distinct_on(Qualification.model_id, Qualification.configuration))
+            .order_by(
+                Qualification.model_id,
+                Qualification.configuration,
+                Qualification.decided_at.desc(),
+                Qualification.id.desc(),
+            )
+        )
+        return [(row[0], row[1]) for row in rows]
+
     def add(self, row: Qualification) -> Qualification:
         """Insert one."""
         self.session.add(row)

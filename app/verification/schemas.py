@@ -44,6 +44,22 @@ class SurvivalOut(BaseModel):
     alarm: bool
 
 
+class QualificationOut(BaseModel):
+    """How the last test of an engine's configuration ended; only an admitted one may certify `verified`."""
+
+    model: str
+    engine: str
+    configuration: str
+    state: str
+    """`admitted`, `refused` or `lapsed`."""
+    sentinels: int
+    losses: int
+    """Planted people that were not erased, or whose job failed the utility gate."""
+    tests: int
+    risk_upper: Decimal
+    decided_at: datetime
+
+
 class FleetOut(BaseModel):
     """What many verdicts show together; `alarms` is for people, one sentence each."""
 
@@ -51,6 +67,7 @@ class FleetOut(BaseModel):
     groups: list[GroupOut]
     evidence: list[EvidenceOut]
     survival: list[SurvivalOut]
+    qualifications: list[QualificationOut]
 
 
 class AuditAsk(BaseModel):

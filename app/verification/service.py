@@ -37,7 +37,7 @@ from app.verification.measurements import (
     request_measurements,
 )
 from app.verification.policy import Policy
-from app.verification.qualification import Admission, Configuration, Finding, Run
+from app.verification.qualification import Admission, Configuration, Finding, Run, Standing
 from app.verification.repository import Fleet, Qualifications, Verifications
 from app.verification.verdict import BatchDecision, Decision, decide, decide_batch, doubted, worst
 
@@ -352,7 +352,24 @@ def fleet_health(session: Session) -> fleet.Health:
         for job_id, attempt, named in Fleet(session).latest()
         for found in _survived(session, job_id, attempt, policies.load(named))
     ]
-    return fleet.health(list(first.values()), survived)
+    return replace(fleet.health(list(first.values()), survived), qualifications=_standings(session))
+
+
+def _standings(session: Session) -> tuple[Standing, ...]:
+    return tuple(
+        Standing(
+            model=model,
+            engine=row.engine,
+            configuration=row.configuration,
+            state=row.state,
+            sentinels=row.sentinels,
+            losses=row.losses,
+            tests=row.tests,
+            risk_upper=Decimal(row.risk_upper),
+            decided_at=row.decided_at,
+        )
+        for row, model in Qualifications(session).newest()
+    )
 
 
 def reaudited(session: Session, job_id: UUID, attempt: int, policy: str) -> tuple[int, int]:

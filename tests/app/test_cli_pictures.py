@@ -138,10 +138,19 @@ def test_an_alarm_of_the_fleet_ends_with_1(cli: Cli, monkeypatch: pytest.MonkeyP
         "groups": [group],
         "evidence": [{"model": "m", "engine": "e", "e_value": "2.5"}],
         "survival": [],
-    }
+        "qualifications": [
+            {
+                "model": "m", "engine": "e", "configuration": "ab" * 32, "state": "admitted",
+                "sentinels": 200, "losses": 0, "risk_upper": "0.014868",
+            }
+        ],
+    }  # fmt: skip
     answer = httpx.Response(200, content=json.dumps(body))
     monkeypatch.setattr(httpx, "request", lambda *_, **__: answer)
     monkeypatch.setenv("LETHE_API_KEY", "lethe_any")
     code, out, err = cli("fleet")
     assert (code, err) == (1, "alarm: 5 of 20 requests look detected\n")
     assert "2.5" in out
+    assert "e abababababab on m is admitted: 0 losses of 200 sentinels, risk at most 0.014868" in " ".join(
+        out.split()
+    )

@@ -95,6 +95,20 @@ def test_several_people_are_told_apart() -> None:
     ]
 
 
+def test_the_risk_of_a_qualified_configuration_is_printed_rounded_up() -> None:
+    assert shown(report()).admitted is None
+    found = report()
+    found["decision"]["admission"] = {"sentinels": 200, "losses": 0, "risk_upper": "0.014868"}
+    facts = shown(found)
+    said = (
+        "This configuration is qualified: 0 of 200 planted people were not erased, so it fails for at most"
+        " 1.5 % of them."
+    )
+    assert facts.admitted == said
+    assert said in html(facts)
+    assert said in " ".join(words(facts))
+
+
 def test_without_the_report_there_are_bounds_and_no_ranks() -> None:
     facts = shown()
     assert facts.strips == ()

@@ -61,6 +61,20 @@ def test_ten_clean_runs_qualify_it_and_the_bound_is_in_the_evidence(bench: Bench
     assert "configuration.tested" in bench.desk.events()
 
 
+def test_how_a_test_ended_is_told_with_its_bound(
+    bench: Bench, digest: str, client: TestClient, officer: Caller
+) -> None:
+    assert client.get("/v1/verification/fleet", headers=officer.headers).json()["qualifications"] == []
+    bench.earlier(digest, *[0] * 10, rows=34)
+    bench.judge()
+    [told] = client.get("/v1/verification/fleet", headers=officer.headers).json()["qualifications"]
+    assert told["decided_at"]
+    assert {name: value for name, value in told.items() if name != "decided_at"} == {
+        "model": "line", "engine": "gradient", "configuration": digest, "state": "admitted", "sentinels": 200,
+        "losses": 0, "tests": 1, "risk_upper": "0.014868",
+    }  # fmt: skip
+
+
 def test_it_is_tested_once_and_holds_for_the_next_job(bench: Bench, digest: str) -> None:
     bench.earlier(digest, *[0] * 10, rows=34)
     with bench.desk.transaction() as session:
