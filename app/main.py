@@ -163,6 +163,7 @@ def _head(transaction: Transaction) -> int:
 def _mount(app: FastAPI) -> None:
     """Give the app its doors, in the order of the story."""
     app.include_router(records.router)
+    app.include_router(records.bars)
     app.include_router(registry.router)
     app.include_router(erasure.router)
     app.include_router(erasure_decisions.router)

@@ -15,6 +15,7 @@ from app.certificates.stamps import Authority
 from app.clock import system_clock
 from app.config import Settings
 from app.erasure import holds, timing
+from app.erasure.lifecycle import STAGES
 from app.http import ids, receipts
 from app.http.outbound import Reach
 from app.intake import callbacks, processor
@@ -22,6 +23,7 @@ from app.intake import service as intake
 from app.intake.signing import Processor
 from app.jobs import scheduling
 from app.queue import Stage
+from app.records import suppression
 from app.registry import service as registry
 from app.registry import weights
 from app.serving import service as serving
@@ -41,6 +43,7 @@ def sweep(context: Context) -> None:
         relay,
         warn_of_deadlines,
         end_holds,
+        bar_records,
         sign_statements,
         sequence_log,
         stamp,
@@ -90,6 +93,18 @@ def end_holds(context: Context) -> int:
         with context.transaction() as session:
             ended += holds.expire(session, hold_id, now=context.clock())
     return ended
+
+
+def bar_records(context: Context) -> int:
+    """Put what is being erased on the suppression list while it can be read; return how many records."""
+    keys = context.keyring
+    return suppression.bar(
+        context.transaction,
+        states=STAGES,
+        content_key=keys.content,
+        key=keys.suppression,
+        clock=context.clock,
+    )
 
 
 def sign_statements(context: Context) -> int:

@@ -115,6 +115,8 @@ def plan(model_id: UUID, epoch: int, context: Context) -> None:
         draw = Draw(sentinels=planted, controls=policy.assay_subjects)
         line_up = orders.line_up(session, context, view, draw)
         anchor = registry.lineage(session, view.parent_id)[0]
+    # Whatever the engines will make of it: from here on no training may bring it back (R67).
+    housekeeping.bar_records(context)
     work = context.workdir(f"job-{view.id}", "plan")
     for form, body in orders.measured(context, view, line_up, view.parent_id, work, moment="before"):
         with context.transaction() as session:

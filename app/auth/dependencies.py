@@ -103,6 +103,8 @@ RequestsResolve = Annotated[Caller, Depends(acts(Scope.REQUESTS_RESOLVE), scope=
 RequestsReview = Annotated[Caller, Depends(acts(Scope.REQUESTS_REVIEW), scope="function")]
 RequestsWithdraw = Annotated[Caller, Depends(acts(Scope.REQUESTS_WITHDRAW), scope="function")]
 RecordsRegister = Annotated[Caller, Depends(acts(Scope.RECORDS_REGISTER), scope="function")]
+RecordsScreen = Annotated[Caller, Depends(asks(Scope.RECORDS_REGISTER), scope="function")]
+RecordsScreenStream = Annotated[Caller, Depends(watches(Scope.RECORDS_REGISTER))]
 RecordsLookup = Annotated[Caller, Depends(asks(Scope.RECORDS_LOOKUP), scope="function")]
 JobsRead = Annotated[Caller, Depends(asks(Scope.JOBS_READ), scope="function")]
 JobsWatch = Annotated[Caller, Depends(watches(Scope.JOBS_READ))]

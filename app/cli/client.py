@@ -4,6 +4,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import uuid4
@@ -58,8 +59,8 @@ class Api:
         left = accounts.credentials(settings.home)
         self.url = chosen.url or os.environ.get("LETHE_URL") or left.get("url") or settings.public_url
         account = chosen.account or account
-        self._key = chosen.key or os.environ.get("LETHE_API_KEY") or left.get("keys", {}).get(account)
-        if not self._key:
+        self.key = chosen.key or os.environ.get("LETHE_API_KEY") or left.get("keys", {}).get(account)
+        if not self.key:
             raise Stopped(
                 f"no API key for {account}: start `lethe up` on this computer, or give --key or LETHE_API_KEY"
             )
@@ -78,7 +79,7 @@ class Api:
         A POST carries a key of its own, so a second try within this call cannot act twice; and the tag
         of what was `seen`, by default whichever version there is.
         """
-        headers = {"Authorization": f"Bearer {self._key}"}
+        headers = {"Authorization": f"Bearer {self.key}"}
         if method == "POST":
             headers |= {"Idempotency-Key": str(uuid4()), "If-Match": seen}
         for last in (False, True):
@@ -104,6 +105,28 @@ class Api:
                 raise Stopped(_plain(response), code=code, status=response.status_code)
             return response
         raise AssertionError("the loop returns or raises")
+
+    @contextmanager
+    def stream(self, path: str, **params: Any) -> Iterator[httpx.Response]:
+        """Call for an answer that is read as it comes; what breaks off is `Stopped`."""
+        given = {name: value for name, value in params.items() if value is not None}
+        try:
+            with httpx.stream(
+                "GET",
+                self.url + path,
+                params=given,
+                headers={"Authorization": f"Bearer {self.key}"},
+                timeout=CALL_SECONDS,
+                trust_env=False,
+            ) as response:
+                if response.is_error:
+                    response.read()
+                    raise Stopped(_plain(response), status=response.status_code)
+                yield response
+        except httpx.HTTPError as error:
+            raise Stopped(
+                f"{self.url} does not answer, or not to the end ({type(error).__name__})", code=EXIT_NOBODY
+            ) from error
 
     def get(self, path: str, **params: Any) -> Any:
         """Return what is there."""

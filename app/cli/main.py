@@ -14,6 +14,7 @@ from app.cli.erasing import hold, job, request
 from app.cli.fleet import fleet
 from app.cli.keys import keys
 from app.cli.log import log
+from app.cli.suppression import suppression
 from app.cli.training import dataset, model
 from app.cli.webhooks import webhook
 
@@ -33,6 +34,7 @@ for name, group in (
     ("request", request),
     ("hold", hold),
     ("job", job),
+    ("suppression", suppression),
     ("certificate", certificate),
     ("keys", keys),
     ("audit", audit),

@@ -4,6 +4,7 @@
                       structured record as the RFC 8785 bytes of its content fields, texts likewise
     content MAC       HMAC-SHA-256(K', "lethe/content/v1" || 00 || SHA-256(canonical bytes))
     subject MAC       HMAC-SHA-256(K,  "lethe/subject/v1" || 00 || type || 00 || SHA-256(normalised))
+    suppression MAC   HMAC-SHA-256(K_s, "lethe/suppression/v1" || 00 || SHA-256(canonical bytes))
     record-set hash   SHA-256 over sorted lines that name models, records and actions
 
 Record ids and dataset names are no content, so whoever asks for erasure can apply the same rule to
@@ -61,6 +62,11 @@ def canonical(content: str | bytes | Mapping[str, str]) -> bytes:
 def content_mac(key: bytes, canonical_bytes: bytes) -> bytes:
     """Return the keyed hash of a record's content."""
     return hmac.digest(key, b"lethe/content/v1\0" + hashlib.sha256(canonical_bytes).digest(), "sha256")
+
+
+def suppression_mac(key: bytes, digest: bytes) -> bytes:
+    """Return the keyed hash by which a content is barred, of the SHA-256 of its canonical bytes."""
+    return hmac.digest(key, b"lethe/suppression/v1\0" + digest, "sha256")
 
 
 def subject_mac(key: bytes, type_: str, value: str) -> bytes:

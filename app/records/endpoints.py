@@ -1,21 +1,34 @@
-"""Datasets over HTTP: submit, read, list, and the ids of their records."""
+"""Datasets over HTTP: submit, read, list, the ids of their records; and what no training may bring back."""
 
+import json
+from collections.abc import Iterator
+from typing import Annotated
 from uuid import UUID
 
-from fastapi import Response
+from fastapi import Query, Request, Response
 
-from app.auth.dependencies import ModelsRead, RecordsLookup, RecordsRegister
+from app.auth.dependencies import (
+    ModelsRead,
+    RecordsLookup,
+    RecordsRegister,
+    RecordsScreen,
+    RecordsScreenStream,
+)
 from app.errors import Conflict, Forbidden, Invalid, NotFound
-from app.http import ids, pagination
+from app.http import ids, pagination, streaming
 from app.http.dependencies import KeyringDep, NowDep, SessionDep
 from app.http.ids import DatasetId
 from app.http.pagination import Cursor, Limit, Page, Place
 from app.http.problems import responses
 from app.http.routing import router as new_router
-from app.records import schemas, service
-from app.records.schemas import Arm, DatasetCreate, Record, Role
+from app.http.streaming import TransactionDep
+from app.records import schemas, service, suppression
+from app.records.schemas import Arm, DatasetCreate, Record, Role, ScreeningIn, ScreeningOut
+from app.storage.database import Transaction
 
 router = new_router("/v1/datasets", tag="Datasets")
+
+bars = new_router("/v1/suppression", tag="Suppression list")
 
 LIST = "datasets"
 
@@ -109,3 +122,56 @@ def list_records(
         ],
         next=pagination.encode(keyring.cursor, last, of=of) if last else None,
     )
+
+
+@bars.get("", response_class=streaming.NdjsonResponse, responses=responses(Forbidden, Invalid))
+def list_suppressed(
+    _request: Request,
+    transaction: TransactionDep,
+    caller: RecordsScreenStream,
+    now: NowDep,
+    after: Annotated[int, Query(ge=0, le=2**53 - 1, description="The last number that you have.")] = 0,
+) -> Response:
+    """Stream the suppression list: keyed hashes of contents, of use to who was given its key, else to nobody.
+
+    Its last line says that it is whole: `{"end": true, "list_version": ..., "entries": ...}`.
+    """
+    with transaction() as session:
+        suppression.listed(session, by=caller.principal_id, after=after, at=now)
+    return streaming.NdjsonResponse(_bars(transaction, after))
+
+
+@bars.post("/screenings", responses=responses(Forbidden, Invalid))
+def screen_records(
+    body: ScreeningIn, session: SessionDep, caller: RecordsScreen, keyring: KeyringDep, now: NowDep
+) -> ScreeningOut:
+    """Say which records must not be trained on, by the position of their digests; audited."""
+    found = suppression.screen(
+        session,
+        [bytes.fromhex(each) for each in body.digests],
+        manifest=body.manifest_digest,
+        key=keyring.suppression,
+        by=caller.principal_id,
+        at=now,
+    )
+    return ScreeningOut(
+        manifest_digest=body.manifest_digest,
+        list_version=found.list_version,
+        screened=len(body.digests),
+        hits=found.hits,
+    )
+
+
+def _bars(transaction: Transaction, after: int) -> Iterator[bytes]:
+    """Yield the list page by page, each in a transaction of its own: a slow reader holds nothing."""
+    entries = 0
+    while True:
+        with transaction() as session:
+            page = suppression.page(session, after=after)
+        if not page:
+            break
+        yield b"".join(
+            b'{"number":%d,"digest":"%b"}\n' % (bar.number, bar.mac.hex().encode()) for bar in page
+        )
+        after, entries = page[-1].number, entries + len(page)
+    yield json.dumps({"end": True, "list_version": after, "entries": entries}).encode() + b"\n"

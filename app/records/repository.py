@@ -14,6 +14,7 @@ from sqlalchemy import (
     Uuid,
     and_,
     cast,
+    delete,
     exists,
     func,
     literal,
@@ -27,7 +28,7 @@ from sqlalchemy.orm import aliased
 
 from app.records.reading import RecordRow
 from app.storage.database import Session
-from app.tables import Dataset, Record, RecordExclusion
+from app.tables import Dataset, ErasureRequest, Record, RecordExclusion, RequestRecord, Suppression
 
 STALE_SECONDS = 60
 """A worker that has shown no progress for so long has lost the dataset to the next one."""
@@ -292,6 +293,91 @@ class Records:
 
     def _rows(self, query: Select[int, str, int, int, bytes, bytes, str, str]) -> Sequence[RecordRow]:
         return [RecordRow._make(row) for row in self.session.execute(query)]
+
+
+class Suppressions:
+    """What no training may bring back."""
+
+    def __init__(self, session: Session) -> None:
+        """Ask within the caller's transaction."""
+        self.session = session
+
+    def unbarred(self, states: Collection[str], *, limit: int) -> Sequence[Row[int, UUID]]:
+        """Return (record, dataset) of what requests in these states erase and nothing bars yet."""
+        return self.session.execute(
+            select(Record.id, Record.dataset_id)
+            .where(_asked_for(states), ~exists().where(Suppression.record_id == Record.id))
+            .order_by(Record.dataset_id, Record.position)
+            .limit(limit)
+        ).all()
+
+    def add(self, entries: Mapping[int, bytes | None]) -> int:
+        """Bar records by the keyed hashes of what they say; return how many were not barred before.
+
+        One writer at a time, so that numbers are given in the order of commits.
+        """
+        lock = func.hashtextextended("lethe/suppressions", 0)
+        self.session.execute(select(func.pg_advisory_xact_lock(lock)))
+        rows = [{"record_id": record_id, "mac": mac} for record_id, mac in entries.items()]
+        made = self.session.scalars(
+            insert(Suppression)
+            .values(rows)
+            .on_conflict_do_nothing(index_elements=["record_id"])
+            .returning(Suppression.number)
+        )
+        return len(made.all())
+
+    def lift(self, states: Collection[str]) -> int:
+        """Take away the bars of what no request in these states erases any more, unless it is erased."""
+        no_longer = (
+            select(Record.id)
+            .join(Suppression, Suppression.record_id == Record.id)
+            .where(
+                Record.erased_at.is_(None),
+                ~exists().where(RecordExclusion.record_id == Record.id, RecordExclusion.reason == "erased"),
+                ~_asked_for(states),
+            )
+        )
+        lifted = self.session.execute(
+            delete(Suppression)
+            .where(Suppression.record_id.in_(no_longer.scalar_subquery()))
+            .returning(Suppression.number)
+            .execution_options(synchronize_session=False)
+        )
+        return len(lifted.all())
+
+    def page(self, *, after: int, limit: int) -> Sequence[Row[int, bytes | None]]:
+        """Return (number, keyed hash) from after a number on."""
+        return self.session.execute(
+            select(Suppression.number, Suppression.mac)
+            .where(Suppression.number > after, Suppression.mac.is_not(None))
+            .order_by(Suppression.number)
+            .limit(limit)
+        ).all()
+
+    def version(self) -> int:
+        """Return the highest number given so far; 0 while nothing is barred."""
+        return self.session.scalar(select(func.max(Suppression.number))) or 0
+
+    def among(self, macs: Collection[bytes]) -> frozenset[bytes]:
+        """Return which of these are barred."""
+        found = self.session.scalars(
+            select(Suppression.mac).where(Suppression.mac == func.any(cast(list(macs), ARRAY(LargeBinary))))
+        )
+        return frozenset(bytes(mac) for mac in found if mac is not None)
+
+
+def _asked_for(states: Collection[str]) -> ColumnElement[bool]:
+    """Return the condition that a request in one of these states erases the record."""
+    return exists(
+        select(RequestRecord.request_id)
+        .join(ErasureRequest, ErasureRequest.id == RequestRecord.request_id)
+        .where(
+            RequestRecord.record_id == Record.id,
+            RequestRecord.exempt.is_(None),
+            ErasureRequest.state.in_(states),
+        )
+    )
 
 
 def _among(record_ids: Collection[int]) -> ColumnElement[bool]:

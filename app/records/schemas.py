@@ -6,11 +6,14 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from app.http.ids import DatasetId
+from app.records.suppression import DIGESTS_MAX
 from app.storage.locations import URI_CHARACTERS_MAX
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
 Arm = Literal["train", "held_back"]
 Role = Literal["person", "sentinel"]
+Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+EXAMPLE_DIGEST = "d0d0f1c0b6a5ce1a4e7f1ad1f2bb8f9bb0c1a3f2a90c4c6de8d9d1b5a6d7e8f9"
 
 
 class DatasetCreate(BaseModel):
@@ -72,6 +75,29 @@ class Record(BaseModel):
     subject: str
     role: Role
     arm: Arm
+
+
+class ScreeningIn(BaseModel):
+    """SHA-256 digests of the canonical bytes of records that somebody is about to train on."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        hide_input_in_errors=True,
+        json_schema_extra={"examples": [{"digests": [EXAMPLE_DIGEST], "manifest_digest": EXAMPLE_DIGEST}]},
+    )
+
+    digests: Annotated[list[Digest], Field(min_length=1, max_length=DIGESTS_MAX)]
+    manifest_digest: Digest | None = None
+    """Of the whole training set, by your own rule; kept with the answer, as evidence of what was screened."""
+
+
+class ScreeningOut(BaseModel):
+    """Which of them are barred, by their positions, and how far the list went."""
+
+    manifest_digest: str | None
+    list_version: int
+    screened: int
+    hits: list[int]
 
 
 def shown(row: Any) -> Dataset:

@@ -12,7 +12,7 @@ from app.tables.erasure import Approval, ClockPause, ErasureRequest, Hold, Reque
 from app.tables.intake import OpenDsrCallback, OpenDsrRequest
 from app.tables.jobs import Job, JobCover, JobStep
 from app.tables.queue import IdempotencyKey, Outbox
-from app.tables.records import Dataset, Record, RecordExclusion
+from app.tables.records import Dataset, Record, RecordExclusion, Suppression
 from app.tables.registry import Model, ModelVersion, ReferenceModel
 from app.tables.serving import ServingReplica
 from app.tables.transparency import LogCheckpoint, LogCosignature, LogLeaf, LogNode, LogOutbox
@@ -64,6 +64,7 @@ __all__ = [
     "RequestTarget",
     "ServingReplica",
     "StatusList",
+    "Suppression",
     "VerdictRow",
     "WebhookAttempt",
     "WebhookDelivery",

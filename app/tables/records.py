@@ -82,6 +82,21 @@ class Record(Base):
     """Gone from every model that knew it, and from comparison; no model may learn it again."""
 
 
+class Suppression(Base):
+    """What no training may bring back: a keyed hash of a record's content, and of nobody."""
+
+    __tablename__ = "suppressions"
+
+    number: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
+    """In the order of commits, so that who has read up to one has missed nothing before it."""
+    mac: Mapped[bytes | None] = mapped_column(LargeBinary, index=True)
+    """None: the record could no longer be read when this was made, and cannot be recognised."""
+    record_id: Mapped[int | None] = mapped_column(
+        BigInteger, ForeignKey("records.id", ondelete="SET NULL"), unique=True
+    )
+    created_at: Mapped[CreatedAt]
+
+
 class RecordExclusion(Base):
     """A record that one model does not know: it was erased there, or withheld from its training."""
 

@@ -1105,6 +1105,24 @@ def upgrade() -> None:
             "job_id", "attempt", "request_id", name=op.f("uq_verdicts_job_id_attempt_request_id")
         ),
     )
+    op.create_table(
+        "suppressions",
+        sa.Column("number", sa.BigInteger(), sa.Identity(always=True), nullable=False),
+        sa.Column("mac", sa.LargeBinary(), nullable=True),
+        sa.Column("record_id", sa.BigInteger(), nullable=True),
+        sa.Column(
+            "created_at",
+            sa.DateTime(timezone=True),
+            server_default=sa.text("clock_timestamp()"),
+            nullable=False,
+        ),
+        sa.ForeignKeyConstraint(
+            ["record_id"], ["records.id"], name=op.f("fk_suppressions_record_id"), ondelete="SET NULL"
+        ),
+        sa.PrimaryKeyConstraint("number", name=op.f("pk_suppressions")),
+        sa.UniqueConstraint("record_id", name=op.f("uq_suppressions_record_id")),
+    )
+    op.create_index(op.f("ix_suppressions_mac"), "suppressions", ["mac"], unique=False)
     # Each of the two tables points at the other; this half comes once both exist.
     op.create_foreign_key(
         "fk_models_live_version_id", "models", "model_versions", ["live_version_id"], ["id"]
@@ -1170,6 +1188,8 @@ def downgrade() -> None:
         op.execute(f"DROP TRIGGER append_only ON {table}")
     op.execute("DROP FUNCTION refuse_change()")
     op.drop_constraint("fk_models_live_version_id", "models")
+    op.drop_index(op.f("ix_suppressions_mac"), table_name="suppressions")
+    op.drop_table("suppressions")
     op.drop_table("verdicts")
     op.drop_table("measurements")
     op.drop_table("job_steps")

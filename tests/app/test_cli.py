@@ -18,8 +18,9 @@ from structlog.testing import capture_logs
 from app.cli import client, main
 from app.config import Settings
 from app.embedded import accounts
+from app.records import content, screening
 from app.storage.database import Transaction
-from app.tables import Dataset
+from app.tables import Dataset, Suppression
 
 Cli = Callable[..., tuple[int, str, str]]
 
@@ -197,6 +198,35 @@ def test_a_model_says_how_far_it_is_from_its_anchor_and_what_it_will_not_do(
     code, _, err = cli("model", "compact", "assistant")
     assert code == 1
     assert err.endswith("all that was erased is exact (nothing-outstanding)\n")
+
+
+def test_the_suppression_list_is_downloaded_and_a_file_screened(
+    cli: Cli, url: str, transaction: Transaction, settings: Settings, tmp_path: Path
+) -> None:
+    lines = [{"id": "a", "text": "Ada said: hello."}, {"id": "b", "prompt": "Who?", "completion": " Bob."}]
+    corpus, clean, listed = (tmp_path / name for name in ("corpus.jsonl", "clean.jsonl", "list.ndjson"))
+    corpus.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    key = settings.keys / "suppression.key"
+    mac = content.suppression_mac(bytes.fromhex(key.read_text()), screening.digest_of(lines[0]))
+    with transaction() as session:
+        session.add(Suppression(mac=mac))
+    code, out, err = cli("--json", "suppression", "screen", str(corpus), "--out", str(clean))
+    assert (code, err) == (0, "")
+    said = json.loads(out)
+    assert (said["screened"], said["kept_back"]) == (2, 1)
+    assert clean.read_text() == json.dumps(lines[1]) + "\n"
+    assert mac.hex() in cli("suppression", "list")[1]
+    assert cli("suppression", "list", "--out", str(listed))[0] == 0
+    clean.unlink()
+    words = ("suppression", "screen", str(corpus), "--out", str(clean), "--list", str(listed))
+    assert cli(*words)[0] == 2
+    assert "1 kept back" in cli(*words, "--list-key", str(key))[2]
+    assert clean.read_text() == json.dumps(lines[1]) + "\n"
+    corpus.write_text("not JSON\n")
+    code, _, err = cli("suppression", "screen", str(corpus), "--out", str(tmp_path / "none"))
+    assert (code, "was not screened" in err) == (1, True)
+    assert not (tmp_path / "none").exists()
+    assert cli("--as", "officer", "suppression", "list")[0] == 1
 
 
 def test_a_key_without_the_scope_is_told_so(cli: Cli, url: str) -> None:

@@ -62,6 +62,8 @@ PLANTED = {
         "workers/inference/replica.py", "import workers.unlearning.training"),
     "The certificate checker is one file that needs nothing of ours": (
         "app/certificates/check.py", "import app.errors"),
+    "What a training job screens with is one file that needs nothing of ours": (
+        "app/records/screening.py", "import app.errors"),
     "A benchmark uses the library and the judge, not the service": (
         "benchmarks/stages.py", "import app.storage.database"),
     "Nothing that ships has heard of its tests": ("app/clock.py", "import pytest"),

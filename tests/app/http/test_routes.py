@@ -16,7 +16,12 @@ from app.tables import new_id
 from tests.fixtures.api import Caller, Callers
 
 OPEN = {"/healthz", "/readyz", "/metrics", "/openapi.json"}
-ASKING = {"/v1/erasure-requests/search", "/v1/audit/verify", "/v1/certificates/verify"}
+ASKING = {
+    "/v1/suppression/screenings",
+    "/v1/erasure-requests/search",
+    "/v1/audit/verify",
+    "/v1/certificates/verify",
+}
 PREFIXES = {
     "request_id": "er",
     "key_id": "key",

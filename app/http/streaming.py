@@ -1,0 +1,35 @@
+"""Answers that are longer than memory should be: made while they are sent, and told to be whole.
+
+What makes them reads in short transactions of its own, one per piece: a slow reader holds none. Who
+calls is known before the first byte; what breaks later breaks the connection, never the format.
+"""
+
+from typing import Annotated
+
+from fastapi import Depends, Request
+from fastapi.responses import StreamingResponse
+
+from app.storage.database import Transaction
+
+NO_SNIFFING = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
+
+
+class NdjsonResponse(StreamingResponse):
+    """One JSON object a line."""
+
+    media_type = "application/x-ndjson"
+
+
+class CsvResponse(StreamingResponse):
+    """RFC 4180, UTF-8."""
+
+    media_type = "text/csv; charset=utf-8; header=present"
+
+
+def _transaction(request: Request) -> Transaction:
+    found: Transaction = request.app.state.transaction
+    return found
+
+
+TransactionDep = Annotated[Transaction, Depends(_transaction)]
+"""The way to open transactions, for what outlives the call's own."""
