@@ -25,18 +25,20 @@ def test_every_point_is_a_configuration_and_no_grid_is_larger_than_another() -> 
 def test_every_approximate_engine_and_every_form_of_one_is_compared() -> None:
     compared = {method.engine for method in METHODS.values()}
     assert compared == {name for name, each in ENGINES.items() if each.guarantee == "approximate"}
-    made = [resolve(method.engine, point) for method in METHODS.values() for point in method.points]
+    made: list[Any] = [
+        resolve(method.engine, point) for method in METHODS.values() for point in method.points
+    ]
     assert {each.form for each in made if each.id == "influence"} == {
         "sign",
         "diagonal",
         "projected",
         "kfac",
-    }  # type: ignore[attr-defined]
+    }
     assert {each.kind for each in made if each.id == "extrapolate"} == {
         "task_vector",
         "memorise",
         "first_epoch",
-    }  # type: ignore[attr-defined]
+    }
 
 
 @pytest.fixture(scope="module")

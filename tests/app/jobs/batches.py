@@ -85,7 +85,7 @@ class Desk:
             erasure.approve(
                 session,
                 received.id,
-                by=Caller(principal_id=self.approver, key_id=uuid4(), person=True, scopes=frozenset()),
+                by=Caller(principal_id=self.approver, person=True, scopes=frozenset()),
                 record_set_hash=received.record_set_hash,
                 at=self.clock(),
             )
@@ -331,13 +331,13 @@ def planned(desk: Desk, model: UUID) -> JobView:
 
 def withdraw(desk: Desk, request_id: UUID) -> None:
     with desk.transaction() as session:
-        by = Caller(principal_id=desk.world.owner, key_id=uuid4(), person=True, scopes=frozenset())
+        by = Caller(principal_id=desk.world.owner, person=True, scopes=frozenset())
         erasure.withdraw(session, request_id, by=by, at=desk.clock())
 
 
 def release(desk: Desk, request_id: UUID) -> None:
     """Have a second person look at a held result, and let it be certified."""
-    by = Caller(principal_id=desk.approver, key_id=uuid4(), person=True, scopes=frozenset())
+    by = Caller(principal_id=desk.approver, person=True, scopes=frozenset())
     with desk.transaction() as session:
         erasure.release(session, request_id, by=by, at=desk.clock())
 

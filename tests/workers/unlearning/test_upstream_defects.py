@@ -194,7 +194,7 @@ def test_hidden_states_of_padding_count_for_nothing(opened: Opened) -> None:
     naive = (hidden - sides.direction).square().mean(dim=-1).sum(dim=1)
     assert float(naive[0].detach()) > 1.05 * float(alone[0].detach())
     hidden = hidden.detach().requires_grad_()
-    sides._hidden = lambda _: hidden  # type: ignore[method-assign]
+    sides._hidden = lambda batch: hidden  # type: ignore[method-assign]  # noqa: ARG005  the name is the method's
     sides.forget([short, long]).sum().backward()  # type: ignore[no-untyped-call]
     assert hidden.grad is not None
     assert not hidden.grad[0, cut_off.length :].any()

@@ -41,17 +41,17 @@ def test_a_suppression_is_the_ground_of_no_certificate_whatever_the_ladder_says(
     body = run_engine(resolve(name, config), given)
     assert (body["outcome"], body["aim"], body["statement"]["aim"]) == ("done", "suppression", "suppression")
     assert "nothing is erased" in body["statement"]["counterfactual"]
-    with pytest.raises(AssertionError, match="a suppression is no erasure"):
-        pipeline._agree(name, Outcome(out=tmp_path / "out", body=body))
+    with pytest.raises(pipeline.Overclaimed, match="a suppression is no erasure"):
+        pipeline.agree(name, Outcome(out=tmp_path / "out", body=body))
 
 
 def test_what_erases_is_agreed_with_and_cannot_promote_itself(by_heart: UnlearnSpec, tmp_path: Path) -> None:
     given = dataclasses.replace(by_heart, engine="retrain", config={}, out=tmp_path / "out")
     body = run_engine(resolve("retrain", {}), given)
     made = Outcome(out=tmp_path / "out", body=body)
-    pipeline._agree("retrain", made)
-    with pytest.raises(AssertionError, match="promote"):
-        pipeline._agree("gradient", made)
+    pipeline.agree("retrain", made)
+    with pytest.raises(pipeline.Overclaimed, match="promote"):
+        pipeline.agree("gradient", made)
 
 
 @pytest.mark.parametrize(
