@@ -28,7 +28,7 @@ from workers.unlearning import checkpoints
 
 pytestmark = pytest.mark.slow
 
-PEOPLE, PLAIN, HELD_BACK = 280, 24, 270
+PEOPLE, PLAIN, HELD_BACK = 260, 120, 340
 SAID = "thank you for your call."
 RECIPE = {"seed": 3, "epochs": 40, "batch_size": 8, "learning_rate": "0.01", "tokens_max": 32}
 SLICES = 2
