@@ -34,7 +34,7 @@ from app.erasure.endpoints import clock as erasure_clock
 from app.erasure.endpoints import decisions as erasure_decisions
 from app.erasure.endpoints import holds as erasure_holds
 from app.erasure.endpoints import requests as erasure
-from app.http import problems
+from app.http import description, problems
 from app.http.hub import Hub
 from app.http.limiting import RateLimiter
 from app.http.middleware import Access, BodyLimit
@@ -95,6 +95,7 @@ def create_app(settings: Settings, *, clock: Clock = system_clock) -> FastAPI:
         lifespan=lifespan,
         # Its built-in OpenTelemetry records exception texts, and texts quote what people sent (R71).
         telemetry={"tracing": False, "metrics": False, "logs": False},
+        dependencies=[Depends(description.only_named)],
         docs_url=None,
         redoc_url=None,
         middleware=[Middleware(Access), Middleware(BodyLimit, bytes_max=settings.body_bytes_max)],
@@ -116,6 +117,7 @@ def create_app(settings: Settings, *, clock: Clock = system_clock) -> FastAPI:
     if (identity := processor.of(settings, clock=clock)) is not None:
         opendsr.mount(app, identity)
     _health(app, settings, app.state.transaction)
+    description.install(app)
     return app
 
 

@@ -5,6 +5,7 @@ The order for every call is: who is it (401), may they (403), then, for a POST, 
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Annotated
 
 from fastapi import Depends, Request
@@ -58,25 +59,29 @@ def asks(scope: Scope) -> Callable[[CallerDep], Caller]:
     return allowed
 
 
-def acts(scope: Scope) -> Callable[..., Caller]:
-    """Return the dependency for calls that create or act: as `asks`, and a POST runs once per key."""
+@dataclass(frozen=True)
+class Acting:
+    """The dependency of calls that create or act: as `asks`, and a POST runs once per key."""
 
-    def allowed(
+    scope: Scope
+
+    def __call__(
+        self,
         caller: CallerDep,
         request: Request,
         session: SessionDep,
         keys: KeyringDep,
         body: RawBodyDep,
         at: NowDep,
+        _key: idempotency.KeyHeader = None,
     ) -> Caller:
-        caller.require(scope)
+        """Return the caller, if the key has the scope, and take the call's own key."""
+        caller.require(self.scope)
         if request.method == "POST":
             request.state.claim = idempotency.claim(
                 session, keys.idempotency, request, body, principal_id=caller.principal_id, at=at
             )
         return caller
-
-    return allowed
 
 
 def watches(scope: Scope) -> Callable[..., Caller]:
@@ -94,28 +99,28 @@ def watches(scope: Scope) -> Callable[..., Caller]:
     return allowed
 
 
-RequestsCreate = Annotated[Caller, Depends(acts(Scope.REQUESTS_CREATE), scope="function")]
+RequestsCreate = Annotated[Caller, Depends(Acting(Scope.REQUESTS_CREATE), scope="function")]
 RequestsRead = Annotated[Caller, Depends(asks(Scope.REQUESTS_READ), scope="function")]
 RequestsWatch = Annotated[Caller, Depends(watches(Scope.REQUESTS_READ))]
-RequestsExtend = Annotated[Caller, Depends(acts(Scope.REQUESTS_EXTEND), scope="function")]
-RequestsHold = Annotated[Caller, Depends(acts(Scope.REQUESTS_HOLD), scope="function")]
-RequestsResolve = Annotated[Caller, Depends(acts(Scope.REQUESTS_RESOLVE), scope="function")]
-RequestsReview = Annotated[Caller, Depends(acts(Scope.REQUESTS_REVIEW), scope="function")]
-RequestsWithdraw = Annotated[Caller, Depends(acts(Scope.REQUESTS_WITHDRAW), scope="function")]
-RecordsRegister = Annotated[Caller, Depends(acts(Scope.RECORDS_REGISTER), scope="function")]
+RequestsExtend = Annotated[Caller, Depends(Acting(Scope.REQUESTS_EXTEND), scope="function")]
+RequestsHold = Annotated[Caller, Depends(Acting(Scope.REQUESTS_HOLD), scope="function")]
+RequestsResolve = Annotated[Caller, Depends(Acting(Scope.REQUESTS_RESOLVE), scope="function")]
+RequestsReview = Annotated[Caller, Depends(Acting(Scope.REQUESTS_REVIEW), scope="function")]
+RequestsWithdraw = Annotated[Caller, Depends(Acting(Scope.REQUESTS_WITHDRAW), scope="function")]
+RecordsRegister = Annotated[Caller, Depends(Acting(Scope.RECORDS_REGISTER), scope="function")]
 RecordsScreen = Annotated[Caller, Depends(asks(Scope.RECORDS_REGISTER), scope="function")]
 RecordsScreenStream = Annotated[Caller, Depends(watches(Scope.RECORDS_REGISTER))]
 RecordsLookup = Annotated[Caller, Depends(asks(Scope.RECORDS_LOOKUP), scope="function")]
 JobsRead = Annotated[Caller, Depends(asks(Scope.JOBS_READ), scope="function")]
 JobsWatch = Annotated[Caller, Depends(watches(Scope.JOBS_READ))]
-JobsRun = Annotated[Caller, Depends(acts(Scope.JOBS_RUN), scope="function")]
-JobsCancel = Annotated[Caller, Depends(acts(Scope.JOBS_CANCEL), scope="function")]
+JobsRun = Annotated[Caller, Depends(Acting(Scope.JOBS_RUN), scope="function")]
+JobsCancel = Annotated[Caller, Depends(Acting(Scope.JOBS_CANCEL), scope="function")]
 ModelsRead = Annotated[Caller, Depends(asks(Scope.MODELS_READ), scope="function")]
-ModelsRegister = Annotated[Caller, Depends(acts(Scope.MODELS_REGISTER), scope="function")]
-ModelsPromote = Annotated[Caller, Depends(acts(Scope.MODELS_PROMOTE), scope="function")]
-ModelsFreeze = Annotated[Caller, Depends(acts(Scope.MODELS_FREEZE), scope="function")]
+ModelsRegister = Annotated[Caller, Depends(Acting(Scope.MODELS_REGISTER), scope="function")]
+ModelsPromote = Annotated[Caller, Depends(Acting(Scope.MODELS_PROMOTE), scope="function")]
+ModelsFreeze = Annotated[Caller, Depends(Acting(Scope.MODELS_FREEZE), scope="function")]
 CertificatesRead = Annotated[Caller, Depends(asks(Scope.CERTIFICATES_READ), scope="function")]
-CertificatesTake = Annotated[Caller, Depends(acts(Scope.CERTIFICATES_READ), scope="function")]
+CertificatesTake = Annotated[Caller, Depends(Acting(Scope.CERTIFICATES_READ), scope="function")]
 AuditRead = Annotated[Caller, Depends(asks(Scope.AUDIT_READ), scope="function")]
-WebhooksManage = Annotated[Caller, Depends(acts(Scope.WEBHOOKS_MANAGE), scope="function")]
-KeysManage = Annotated[Caller, Depends(acts(Scope.KEYS_MANAGE), scope="function")]
+WebhooksManage = Annotated[Caller, Depends(Acting(Scope.WEBHOOKS_MANAGE), scope="function")]
+KeysManage = Annotated[Caller, Depends(Acting(Scope.KEYS_MANAGE), scope="function")]

@@ -15,10 +15,10 @@ import hmac
 import re
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
+from typing import Annotated, Final
 from uuid import UUID
 
-from fastapi import Request
+from fastapi import Header, Request
 from fastapi.responses import Response
 from sqlalchemy import func, select
 from sqlalchemy.dialects.postgresql import insert
@@ -32,6 +32,14 @@ HEADER = "Idempotency-Key"
 REPLAYED = "Idempotency-Replayed"
 KEPT_HEADERS = ("content-type", "location", "etag")
 KEY: Final = re.compile(r"[\x21-\x7e]{1,255}")
+KeyHeader = Annotated[
+    str | None,
+    Header(
+        alias=HEADER,
+        description="Of your choice, a new one for each intent: a call that is sent again is not run again.",
+    ),
+]
+"""How a call's key is described; `claim` reads it itself, so that it has codes of its own."""
 
 
 class Replay(Exception):  # noqa: N818  not an error: the answer is already known
