@@ -80,6 +80,10 @@ class Settings(BaseSettings):
     writes_per_minute: PositiveInt = 120
     """Of each caller; one too many is answered 429."""
     body_bytes_max: PositiveInt = 2 * 1024 * 1024
+    imports_per_hour: PositiveInt = 10
+    import_bytes_max: PositiveInt = 16 * 1024 * 1024
+    import_rows_max: PositiveInt = 10_000
+    """Of each caller; of each file of requests."""
     lease_seconds: PositiveFloat = 60
     lease_renew_seconds: PositiveFloat = 15
     sweep_seconds: PositiveFloat = 30

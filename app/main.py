@@ -30,8 +30,10 @@ from app.clock import Clock, system_clock
 from app.config import Settings
 from app.erasure import calendars, reading
 from app.erasure import metrics as requests_metrics
+from app.erasure.endpoints import bulk as erasure_bulk
 from app.erasure.endpoints import clock as erasure_clock
 from app.erasure.endpoints import decisions as erasure_decisions
+from app.erasure.endpoints import exports as erasure_exports
 from app.erasure.endpoints import holds as erasure_holds
 from app.erasure.endpoints import requests as erasure
 from app.http import description, problems
@@ -41,6 +43,7 @@ from app.http.middleware import Access, BodyLimit
 from app.http.outbound import Reach
 from app.intake import endpoints as opendsr
 from app.intake import processor
+from app.intake.bulk import endpoints as imports
 from app.jobs import endpoints as jobs
 from app.queue import celery_poke
 from app.records import endpoints as records
@@ -98,7 +101,14 @@ def create_app(settings: Settings, *, clock: Clock = system_clock) -> FastAPI:
         dependencies=[Depends(description.only_named)],
         docs_url=None,
         redoc_url=None,
-        middleware=[Middleware(Access), Middleware(BodyLimit, bytes_max=settings.body_bytes_max)],
+        middleware=[
+            Middleware(Access),
+            Middleware(
+                BodyLimit,
+                bytes_max=settings.body_bytes_max,
+                larger={imports.PATH: settings.import_bytes_max},
+            ),
+        ],
     )
     app.state.settings = settings
     app.state.clock = clock
@@ -109,7 +119,10 @@ def create_app(settings: Settings, *, clock: Clock = system_clock) -> FastAPI:
     app.state.transaction = transactions(engine, {"poke": celery_poke(settings.redis_url)})
     app.state.provider = Provider.of(settings, clock=clock)
     app.state.limiter = RateLimiter(
-        reads=settings.reads_per_minute, writes=settings.writes_per_minute, redis_url=settings.redis_url
+        reads=settings.reads_per_minute,
+        writes=settings.writes_per_minute,
+        imports=settings.imports_per_hour,
+        redis_url=settings.redis_url,
     )
     app.state.hub = Hub(lambda: _head(app.state.transaction))
     problems.install(app)
@@ -171,6 +184,9 @@ def _mount(app: FastAPI) -> None:
     app.include_router(erasure_decisions.router)
     app.include_router(erasure_clock.router)
     app.include_router(erasure_holds.router)
+    app.include_router(erasure_bulk.router)
+    app.include_router(erasure_exports.router)
+    app.include_router(imports.router)
     app.include_router(jobs.router)
     app.include_router(jobs.models)
     app.include_router(verification.router)

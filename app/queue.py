@@ -45,6 +45,8 @@ class Stage(StrEnum):
     CERTIFY = "certify"
     PUBLISH = "publish"
     CONCLUDE = "conclude"
+    IMPORT = "import"
+    """Receive the requests of a file, row by row (import id)."""
     AUDIT = "audit"
     """Look deeper into what was certified (audit id); nobody rings for it, the sweeper finds it."""
 
@@ -52,7 +54,7 @@ class Stage(StrEnum):
     def queue(self) -> str:
         """Return the queue whose workers may run this stage."""
         match self:
-            case Stage.REGISTER | Stage.PUBLISH | Stage.CONCLUDE:
+            case Stage.REGISTER | Stage.IMPORT | Stage.PUBLISH | Stage.CONCLUDE:
                 return "io"
             case Stage.CERTIFY:
                 return "signing"

@@ -20,6 +20,7 @@ from app.http import ids, receipts
 from app.http.outbound import Reach
 from app.intake import callbacks, processor
 from app.intake import service as intake
+from app.intake.bulk import service as bulk
 from app.intake.signing import Processor
 from app.jobs import scheduling
 from app.queue import Stage
@@ -67,6 +68,7 @@ def due(context: Context) -> list[tuple[Stage, UUID]]:
     """Return what a worker should run now, whether or not a bell was heard."""
     with context.transaction() as session:
         due = scheduling.due(session, now=context.clock())
+        due += [(Stage.IMPORT, import_id) for import_id in bulk.due(session, now=context.clock())]
         return [*due, *((Stage.AUDIT, audit_id) for audit_id in audits.due(session))]
 
 
@@ -169,6 +171,7 @@ def forget(context: Context) -> int:
         now = context.clock()
         gone = receipts.forget(session, now=now) + certificates.forget_openings(session, now=now)
         gone += webhooks.forget(session, now=now) + intake.forget(session, now=now)
+        gone += bulk.forget(session, now=now)
     return gone + context.objects.tidy()
 
 

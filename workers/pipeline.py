@@ -28,9 +28,11 @@ from app.certificates import publishing
 from app.certificates import service as certificates
 from app.certificates.publication import Reaudit
 from app.config import Settings
+from app.erasure import calendars
 from app.erasure import service as erasure
 from app.errors import LeaseLost, Problem, Unavailable
 from app.failpoints import reach
+from app.intake.bulk import service as bulk
 from app.jobs import escalation, leases, scheduling
 from app.jobs import service as jobs
 from app.jobs.lifecycle import JobKind, JobStage
@@ -74,6 +76,19 @@ def register(dataset_id: UUID, epoch: int, context: Context) -> None:
         dataset_id,
         keyring=context.keyring,
         work=context.workdir("datasets"),
+        clock=context.clock,
+    )
+
+
+def receive(import_id: UUID, epoch: int, context: Context) -> None:
+    """Receive the requests of a file, row by row, from the first on that has no outcome."""
+    del epoch  # one worker at a time by the lock on its row
+    settings = context.settings
+    bulk.work(
+        context.transaction,
+        import_id,
+        calendar=calendars.load(settings.jurisdiction, settings.time_zone),
+        rules=settings.requests_policy,
         clock=context.clock,
     )
 
@@ -433,6 +448,7 @@ STAGES: dict[Stage, Callable[[UUID, int, Context], None]] = {
     Stage.PUBLISH: publish,
     Stage.CONCLUDE: conclude,
     Stage.AUDIT: audit.hold,
+    Stage.IMPORT: receive,
 }
 
 

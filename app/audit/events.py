@@ -897,6 +897,60 @@ class RequestsSearched(Event):
     at: datetime
 
 
+@dataclass(frozen=True)
+class RequestsExported(Event):
+    """Somebody took a list of requests with them."""
+
+    KIND: ClassVar[str] = "requests.exported"
+
+    principal: UUID
+    form: str
+    at: datetime
+
+
+@dataclass(frozen=True)
+class BulkActed(Event):
+    """Somebody acted on many requests at once; what became of each is told of by its own events."""
+
+    KIND: ClassVar[str] = "requests.bulk_action"
+
+    principal: UUID
+    action: str
+    matched: int
+    done: int
+    refused: int
+    at: datetime
+
+
+# Files of requests, of app.intake
+
+
+@dataclass(frozen=True)
+class ImportReceived(Event):
+    """A file of requests came in; so many of its rows could not be read."""
+
+    KIND: ClassVar[str] = "import.received"
+
+    upload: UUID
+    principal: UUID
+    rows: int
+    invalid: int
+    at: datetime
+
+
+@dataclass(frozen=True)
+class ImportConcluded(Event):
+    """Every row of a file has its outcome."""
+
+    KIND: ClassVar[str] = "import.concluded"
+
+    upload: UUID
+    created: int
+    duplicate: int
+    invalid: int
+    at: datetime
+
+
 # Whoever is told, of app.webhooks and app.intake
 
 

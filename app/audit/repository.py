@@ -30,10 +30,10 @@ class AuditChain:
         """Return the last sequence number that is committed, without waiting for who writes."""
         return self.session.scalars(select(AuditHead.seq).where(AuditHead.id == 1)).one()
 
-    def append(self, head: AuditHead, row: AuditEvent) -> None:
-        """Insert the row and let the locked head follow it."""
-        head.seq, head.hash = row.seq, row.hash
-        self.session.add(row)
+    def append(self, head: AuditHead, rows: Sequence[AuditEvent]) -> None:
+        """Insert the rows, in order, and let the locked head follow the last."""
+        head.seq, head.hash = rows[-1].seq, rows[-1].hash
+        self.session.add_all(rows)
         self.session.flush()
 
     def about(self, subject_id: str, *, after: int, limit: int) -> Sequence[AuditEvent]:

@@ -33,6 +33,7 @@ PREFIXES = {
     "hold": "hold",
     "endpoint": "whe",
     "audit": "aud",
+    "upload": "imp",
 }
 
 
@@ -71,17 +72,15 @@ def settle(session: Session) -> None:
     session.flush()
     chain = AuditChain(session)
     head = chain.head()
+    seq, last = head.seq, bytes(head.hash)
+    rows = []
     for kind, subject_id, body in pending:
-        seq = head.seq + 1
-        row = AuditEvent(
-            seq=seq,
-            kind=kind,
-            subject_id=subject_id,
-            body=body,
-            hash=link(seq, bytes(head.hash), body),
-            prev_hash=bytes(head.hash),
+        seq, previous = seq + 1, last
+        last = link(seq, previous, body)
+        rows.append(
+            AuditEvent(seq=seq, kind=kind, subject_id=subject_id, body=body, hash=last, prev_hash=previous)
         )
-        chain.append(head, row)
+    chain.append(head, rows)
     pending.clear()
 
 

@@ -71,6 +71,8 @@ class Api:
         path: str,
         *,
         body: object = None,
+        content: bytes | None = None,
+        media_type: str = "application/json",
         params: Mapping[str, Any] | None = None,
         seen: str = "*",
     ) -> httpx.Response:
@@ -82,12 +84,15 @@ class Api:
         headers = {"Authorization": f"Bearer {self.key}"}
         if method == "POST":
             headers |= {"Idempotency-Key": str(uuid4()), "If-Match": seen}
+        if content is not None:
+            headers["Content-Type"] = media_type
         for last in (False, True):
             try:
                 response = httpx.request(
                     method,
                     self.url + path,
                     json=body,
+                    content=content,
                     params=params,
                     headers=headers,
                     timeout=CALL_SECONDS,

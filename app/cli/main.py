@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from app.cli import operate
+from app.cli import bulk, operate
 from app.cli.auditing import audit
 from app.cli.bench import bench
 from app.cli.certificate import certificate
@@ -28,6 +28,14 @@ app = typer.Typer(
 )
 for command in (operate.up, operate.demo, operate.migrate, operate.account, fleet):
     app.command()(command)
+for name, verb in (
+    ("import", bulk.import_requests),
+    ("outcomes", bulk.show_outcomes),
+    ("export", bulk.export_requests),
+    ("template", bulk.show_template),
+    ("bulk", bulk.act_on_many),
+):
+    request.command(name)(verb)
 for name, group in (
     ("dataset", dataset),
     ("model", model),

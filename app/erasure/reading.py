@@ -82,6 +82,11 @@ def search(
     return found
 
 
+def exported(session: Session, *, by: Caller, form: str, at: datetime) -> None:
+    """Keep that somebody took a list of requests along."""
+    audit.record(session, events.RequestsExported(by.principal_id, form, at))
+
+
 def history(session: Session, request_id: UUID, *, after: int, limit: int) -> list[Entry]:
     """Return what happened to a request, from the audit chain."""
     _known(session, request_id)

@@ -38,18 +38,22 @@ def receive(
     named: NamedRecords | None = None,
     external_ref: str | None = None,
     vouched: bool = True,
-    subject_key: bytes,
+    subject_key: bytes = b"",
+    subject_macs: Sequence[bytes] = (),
     calendar: Calendar,
     rules: str = "default",
     received_at: datetime,
     submitted_at: datetime | None = None,
+    one_of_many: bool = False,
 ) -> View:
     """Receive a data subject's request to be forgotten (GDPR Art. 17), and find what it concerns.
 
     Where the source does not vouch for who asks, nothing is searched for before that is proven. Who asked
-    another first (`submitted_at`), whom we serve, is answered in time from then on.
+    another first (`submitted_at`), whom we serve, is answered in time from then on. Who came in a file is
+    known by keyed hashes alone (`subject_macs`); of many in one transaction (`one_of_many`) the caller writes
+    the events down at its end, as nobody else can meanwhile.
     """
-    macs = matching.macs(subject_key, identifiers)
+    macs = [*matching.macs(subject_key, identifiers), *subject_macs]
     requests = ErasureRequests(session)
     if external_ref is not None and requests.by_external_ref(submitted_by, external_ref):
         raise Conflict("a request of yours has this reference", code="external-ref-used")
@@ -90,7 +94,8 @@ def receive(
     if not calendar.knows(dates.due_on):
         steps.attend(session, request, "calendar", at=received_at)
     failpoints.reach("intake.located")
-    audit.settle(session)
+    if not one_of_many:
+        audit.settle(session)
     failpoints.reach("intake.audited")
     after_commit(session, lambda: failpoints.reach("intake.committed"))
     return steps.view(session, request)

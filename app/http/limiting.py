@@ -9,7 +9,7 @@ import time
 from contextlib import suppress
 from uuid import UUID
 
-from limits import RateLimitItemPerMinute
+from limits import RateLimitItem, RateLimitItemPerHour, RateLimitItemPerMinute
 from limits.errors import StorageError
 from limits.storage import MemoryStorage, Storage, storage_from_string
 from limits.strategies import SlidingWindowCounterRateLimiter
@@ -26,22 +26,30 @@ class RateLimited(Unavailable):
 
     def __init__(self, *, retry_after: int) -> None:
         """Say when there is room again."""
-        super().__init__(f"too many calls in a minute; there is room in {retry_after} s")
+        super().__init__(f"too many calls; there is room in {retry_after} s")
         self.retry_after = retry_after
 
 
 class RateLimiter:
     """One per process."""
 
-    def __init__(self, *, reads: int, writes: int, redis_url: str | None) -> None:
-        """Allow so many calls a minute to each caller; connect with the first."""
+    def __init__(self, *, reads: int, writes: int, redis_url: str | None, imports: int = 10) -> None:
+        """Allow so many calls a minute to each caller, and imports an hour; connect with the first."""
         self._reads, self._writes = RateLimitItemPerMinute(reads), RateLimitItemPerMinute(writes)
+        self._imports = RateLimitItemPerHour(imports)
         self._alone = SlidingWindowCounterRateLimiter(MemoryStorage())
         self._shared = None if redis_url is None else SlidingWindowCounterRateLimiter(_storage(redis_url))
 
     def require(self, principal_id: UUID, method: str) -> None:
         """Count a call; RateLimited if it is one too many."""
         kind, item = ("read", self._reads) if method in READS else ("write", self._writes)
+        self._count(principal_id, kind, item)
+
+    def require_import(self, principal_id: UUID) -> None:
+        """Count a file of requests; RateLimited if it is one too many."""
+        self._count(principal_id, "import", self._imports)
+
+    def _count(self, principal_id: UUID, kind: str, item: RateLimitItem) -> None:
         for limiter in (self._shared, self._alone):
             if limiter is None:
                 continue

@@ -6,6 +6,7 @@ handler expected becomes a 500 that says nothing, and a line that says where.
 """
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from http import HTTPMethod
 
@@ -54,21 +55,23 @@ class Access:
 class BodyLimit:
     """Answers 413 to a body over the bound, without reading it into memory."""
 
-    def __init__(self, app: ASGIApp, bytes_max: int) -> None:
-        """Wrap the rest of the application."""
+    def __init__(self, app: ASGIApp, bytes_max: int, larger: Mapping[str, int] | None = None) -> None:
+        """Wrap the rest of the application; the paths in `larger` have bounds of their own."""
         self.app = app
         self.bytes_max = bytes_max
+        self.larger = dict(larger or {})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Refuse at once by the declared length; count what comes without one."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        bytes_max = self.larger.get(scope["path"], self.bytes_max)
         declared = Headers(scope=scope).get("content-length", "")
-        if declared.isdigit() and int(declared) > self.bytes_max:
-            await _refuse(scope, receive, send, self.bytes_max)
+        if declared.isdigit() and int(declared) > bytes_max:
+            await _refuse(scope, receive, send, bytes_max)
             return
-        body = _Body(receive, self.bytes_max)
+        body = _Body(receive, bytes_max)
 
         async def unless_over(message: Message) -> None:
             if not body.over:
@@ -76,7 +79,7 @@ class BodyLimit:
 
         await self.app(scope, body.receive, unless_over)
         if body.over:
-            await _refuse(scope, receive, send, self.bytes_max)
+            await _refuse(scope, receive, send, bytes_max)
 
 
 @dataclass

@@ -39,6 +39,7 @@ STATUS_OF_CODE: Mapping[str, int] = {
     "idempotency-key-malformed": 400,
     "malformed-json": 400,
     "body-too-large": 413,
+    "media-type-unsupported": 415,
     "version-changed": 412,
     "precondition-required": 428,
     "rate-limited": 429,

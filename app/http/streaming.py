@@ -26,6 +26,11 @@ class CsvResponse(StreamingResponse):
     media_type = "text/csv; charset=utf-8; header=present"
 
 
+def attached(name: str) -> dict[str, str]:
+    """Return the headers of a file to be kept, which no browser takes for anything else."""
+    return {**NO_SNIFFING, "Content-Disposition": f'attachment; filename="{name}"'}
+
+
 def _transaction(request: Request) -> Transaction:
     found: Transaction = request.app.state.transaction
     return found

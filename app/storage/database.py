@@ -7,11 +7,12 @@ hidden from errors and echoes because they may be keyed hashes of people.
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from typing import Any
 
 from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.exc import OperationalError as DatabaseAway
 from sqlalchemy.exc import SQLAlchemyError as DatabaseError
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, SessionTransaction
 
 __all__ = [
     "DatabaseAway",
@@ -21,6 +22,7 @@ __all__ = [
     "after_commit",
     "before_commit",
     "connect",
+    "savepoint",
     "transactions",
 ]
 
@@ -73,6 +75,33 @@ def transactions(engine: Engine, info: Mapping[str, object] | None = None) -> Tr
             call()
 
     return transaction
+
+
+@contextmanager
+def savepoint(session: Session, *, keep: bool = True) -> Iterator[None]:
+    """Do a part of the caller's transaction: if it raises, it has done nothing, and the rest goes on.
+
+    What it has put off to the commit, and what else it keeps in lists of the session, is forgotten too.
+    Without `keep` it is a trial, and is taken back in any case.
+    """
+    kept = {name: list(value) for name, value in session.info.items() if isinstance(value, list)}
+    part = session.begin_nested()
+    try:
+        yield
+        session.flush()
+    except BaseException:
+        _take_back(session, part, kept)
+        raise
+    if keep:
+        part.commit()
+    else:
+        _take_back(session, part, kept)
+
+
+def _take_back(session: Session, part: SessionTransaction, kept: Mapping[str, list[Any]]) -> None:
+    part.rollback()
+    for name in [name for name, value in session.info.items() if isinstance(value, list)]:
+        session.info[name] = kept.get(name, [])
 
 
 def before_commit(session: Session, call: Callable[[], None]) -> None:

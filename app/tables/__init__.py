@@ -9,7 +9,7 @@ from app.tables.auth import ApiKey, Principal
 from app.tables.base import Base, new_id
 from app.tables.certificates import Certificate, Publication, StatusList
 from app.tables.erasure import Approval, ClockPause, ErasureRequest, Hold, RequestRecord, RequestTarget
-from app.tables.intake import OpenDsrCallback, OpenDsrRequest
+from app.tables.intake import Import, ImportRow, OpenDsrCallback, OpenDsrRequest
 from app.tables.jobs import Job, JobCover, JobStep
 from app.tables.queue import IdempotencyKey, Outbox
 from app.tables.records import Dataset, Record, RecordExclusion, Suppression
@@ -40,6 +40,8 @@ __all__ = [
     "EventCursor",
     "Hold",
     "IdempotencyKey",
+    "Import",
+    "ImportRow",
     "Job",
     "JobCover",
     "JobStep",

@@ -1106,6 +1106,73 @@ def upgrade() -> None:
         ),
     )
     op.create_table(
+        "imports",
+        sa.Column("id", sa.Uuid(), nullable=False),
+        sa.Column("submitted_by", sa.Uuid(), nullable=False),
+        sa.Column("format", sa.Text(), nullable=False),
+        sa.Column("fingerprint", sa.LargeBinary(), nullable=False),
+        sa.Column("state", sa.Text(), nullable=False),
+        sa.Column("rows", sa.Integer(), nullable=False),
+        sa.Column("created", sa.Integer(), nullable=False),
+        sa.Column("duplicate", sa.Integer(), nullable=False),
+        sa.Column("invalid", sa.Integer(), nullable=False),
+        sa.Column("received_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("touched_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("ended_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column(
+            "created_at",
+            sa.DateTime(timezone=True),
+            server_default=sa.text("clock_timestamp()"),
+            nullable=False,
+        ),
+        sa.CheckConstraint("format IN ('ndjson', 'csv')", name=op.f("ck_imports_format")),
+        sa.CheckConstraint("state IN ('working', 'done')", name=op.f("ck_imports_state")),
+        sa.ForeignKeyConstraint(["submitted_by"], ["principals.id"], name=op.f("fk_imports_submitted_by")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_imports")),
+    )
+    op.create_index("ix_imports_created", "imports", ["created_at", "id"], unique=False)
+    op.create_index("ix_imports_fingerprint", "imports", ["submitted_by", "fingerprint"], unique=False)
+    op.create_index(
+        "ix_imports_working", "imports", ["touched_at"], unique=False, postgresql_where="state = 'working'"
+    )
+    op.create_table(
+        "import_rows",
+        sa.Column("import_id", sa.Uuid(), nullable=False),
+        sa.Column("number", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column("line", sa.Integer(), nullable=False),
+        sa.Column("outcome", sa.Text(), nullable=False),
+        sa.Column("errors", postgresql.JSONB(astext_type=sa.Text()), nullable=False),
+        sa.Column("subject_macs", postgresql.ARRAY(sa.LargeBinary()), nullable=True),
+        sa.Column("dataset", sa.Text(), nullable=True),
+        sa.Column("record_ids", postgresql.ARRAY(sa.Text()), nullable=True),
+        sa.Column("external_ref", sa.Text(), nullable=True),
+        sa.Column("vouched", sa.Boolean(), nullable=False),
+        sa.Column("submitted_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("request_id", sa.Uuid(), nullable=True),
+        sa.CheckConstraint(
+            "outcome = 'pending' OR num_nonnulls(subject_macs, dataset, record_ids) = 0",
+            name=op.f("ck_import_rows_forgotten"),
+        ),
+        sa.CheckConstraint(
+            "outcome IN ('pending', 'created', 'duplicate', 'invalid')", name=op.f("ck_import_rows_outcome")
+        ),
+        sa.ForeignKeyConstraint(
+            ["import_id"], ["imports.id"], name=op.f("fk_import_rows_import_id"), ondelete="CASCADE"
+        ),
+        sa.ForeignKeyConstraint(
+            ["request_id"], ["erasure_requests.id"], name=op.f("fk_import_rows_request_id")
+        ),
+        sa.PrimaryKeyConstraint("import_id", "number", name=op.f("pk_import_rows")),
+    )
+    op.create_index(
+        "ix_import_rows_pending",
+        "import_rows",
+        ["import_id", "number"],
+        unique=False,
+        postgresql_where="outcome = 'pending'",
+    )
+    op.create_index(op.f("ix_import_rows_request_id"), "import_rows", ["request_id"], unique=False)
+    op.create_table(
         "suppressions",
         sa.Column("number", sa.BigInteger(), sa.Identity(always=True), nullable=False),
         sa.Column("mac", sa.LargeBinary(), nullable=True),
@@ -1190,6 +1257,8 @@ def downgrade() -> None:
     op.drop_constraint("fk_models_live_version_id", "models")
     op.drop_index(op.f("ix_suppressions_mac"), table_name="suppressions")
     op.drop_table("suppressions")
+    op.drop_table("import_rows")
+    op.drop_table("imports")
     op.drop_table("verdicts")
     op.drop_table("measurements")
     op.drop_table("job_steps")

@@ -1,5 +1,6 @@
 """The command line against the real API: what is printed, what is refused, how it ends."""
 
+import csv
 import json
 import socket
 import threading
@@ -16,11 +17,14 @@ from fastapi import FastAPI
 from structlog.testing import capture_logs
 
 from app.cli import client, main
+from app.clock import system_clock
 from app.config import Settings
 from app.embedded import accounts
+from app.erasure import calendars
+from app.intake.bulk import service as bulk
 from app.records import content, screening
 from app.storage.database import Transaction
-from app.tables import Dataset, Suppression
+from app.tables import Dataset, Import, Suppression
 
 Cli = Callable[..., tuple[int, str, str]]
 
@@ -198,6 +202,46 @@ def test_a_model_says_how_far_it_is_from_its_anchor_and_what_it_will_not_do(
     code, _, err = cli("model", "compact", "assistant")
     assert code == 1
     assert err.endswith("all that was erased is exact (nothing-outstanding)\n")
+
+
+def test_a_file_of_requests_is_tried_imported_acted_on_and_exported(
+    cli: Cli, url: str, transaction: Transaction, model: UUID, tmp_path: Path
+) -> None:
+    file, kept, requests = (tmp_path / name for name in ("in.csv", "rows.csv", "requests.csv"))
+    header = cli("request", "template")[1].strip()
+    file.write_text(f"{header}\nT-1,ada@example.org,,,,,,,\nT-2,no address,,,,,,,\n")
+    code, _, err = cli("request", "import", str(file), "--dry-run")
+    assert (code, "line 3: email-form at /email" in err) == (1, True)
+    assert "no address" not in err
+
+    def work() -> None:
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            with transaction() as session:
+                found = session.query(Import).one_or_none()
+            if found is not None:
+                calendar = calendars.load("EU", "UTC")
+                bulk.work(transaction, found.id, calendar=calendar, rules="default", clock=system_clock)
+                return
+            time.sleep(0.05)
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    code, out, err = cli("request", "import", str(file), "--rows", str(kept))
+    worker.join()
+    assert (code, "1 of 2 rows cannot be requests" in err) == (1, True)
+    rows = list(csv.DictReader(kept.read_text().splitlines()))
+    assert [row["outcome"] for row in rows] == ["created", "invalid"]
+    imported = next(word for word in out.split() if word.startswith("imp_"))
+    assert rows[0]["request"] in cli("request", "outcomes", imported, "--outcome", "created")[1]
+    assert cli("request", "export", "--out", str(requests))[0] == 0
+    assert [row["external_ref"] for row in csv.DictReader(requests.read_text().splitlines())] == ["T-1"]
+    words = ("request", "bulk", "approve", "--state", "awaiting_approval", "--expect")
+    assert cli(*words, "2")[0] == 1
+    code, out, _ = cli("--json", *words, "1", "--dry-run")
+    assert (code, json.loads(out)["done"]) == (0, 1)
+    assert cli("request", "bulk", "erase", "--state", "triage", "--expect", "1")[0] == 2
+    assert cli("request", "bulk", "withdraw", "--request", rows[0]["request"], "--expect", "1")[0] == 0
 
 
 def test_the_suppression_list_is_downloaded_and_a_file_screened(

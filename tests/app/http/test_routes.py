@@ -31,6 +31,7 @@ PREFIXES = {
     "model_id": "mdl",
     "hold_id": "hold",
     "pause_id": "pause",
+    "import_id": "imp",
 }
 
 
