@@ -78,7 +78,8 @@ def run(given: argparse.Namespace, home: Path, meter: Meter) -> dict[str, Any]:
     started = time.monotonic()
     sequential: dict[str, Any] = {}
     if given.suite == "digits":
-        requests = [digits.run(given.seeds, meter, home)]
+        sizes = given.subjects or [digits.MISLABELLED]
+        requests = [digits.run(given.seeds, meter, home, subjects=size) for size in sizes]
     else:
         names = given.engines or (QUICK if given.quick else tuple(METHODS))
         _plan(meter, given, names)
@@ -123,11 +124,13 @@ def _plan(meter: Meter, given: argparse.Namespace, names: Sequence[str]) -> None
 
 def _check(parser: argparse.ArgumentParser, given: argparse.Namespace) -> None:
     """Fill in what depends on the suite; refuse what cannot be."""
+    if not given.subjects and given.suite != "digits":
+        given.subjects = [1]
     if given.people is None:
         given.people = AUTHORS if given.suite == "tofu" else PEOPLE_QUICK if given.quick else PEOPLE
     if given.suite == "tofu" and given.data is None:
         parser.error("--suite tofu needs --data, the folder with TOFU's files")
-    if given.seeds < 1 or not given.subjects:
+    if given.seeds < 1:
         parser.error("at least one oracle and one size of request are needed")
     if given.suite != "digits" and max(*given.subjects, 1) * 2 > given.people:
         parser.error("a request must leave as many who stay: fewer --subjects, or more --people")
@@ -146,7 +149,11 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks run", description=__doc__.splitlines()[0])
     parser.add_argument("--suite", choices=["people", "tofu", "digits"], default="people")
     parser.add_argument(
-        "--subjects", type=_sizes, default=[1], metavar="N,...", help="in a request (default 1)"
+        "--subjects",
+        type=_sizes,
+        default=[],
+        metavar="N,...",
+        help="in a request (default 1; of digits all 60)",
     )
     parser.add_argument("--seeds", type=int, default=3, help="oracles (default 3)")
     parser.add_argument("--engines", type=_names, metavar="NAME,...", help="which (default all)")

@@ -32,7 +32,10 @@ def run_bench(
         Suite, typer.Option(help="People made up here; TOFU's authors, from --data; a toy on digits.")
     ] = "people",
     *,
-    subjects: Annotated[str, typer.Option(metavar="N,...", help="In a request; several: 1,4,16.")] = "1",
+    subjects: Annotated[
+        str | None,
+        typer.Option(metavar="N,...", help="In a request; several: 1,4,16. Unsaid: 1; of digits all."),
+    ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Oracles: models retrained without them.")] = 3,
     sequential: Annotated[int, typer.Option(min=0, help="Jobs of one person, one after the other.")] = 0,
     engines: Annotated[

@@ -5,10 +5,11 @@ Each step takes forget records and retained records together and descends
     w F(forget) + (1 + a) R(retain)                 each side over its number of tokens in the step
 
 F and R are the engine's (`Sides`). The multiplier a rises while the probe (retained records that no
-step trains on) has lost more than the budget: dual ascent. Inside its band a subject weighs nothing.
-The run stops when all are inside and the budget holds, else at its last step; if the budget does not
-hold there, the whole change is scaled back until it does. Retained records take part in every step,
-and there is no step without forget records, so nothing is painted over.
+step trains on) has lost more than the budget: dual ascent. Inside its band a subject weighs nothing,
+nor below it, unless F pulls from both sides. The run stops when nobody who weighs is left and the budget
+holds, else at its last step; where the budget does not hold there, or more is forgotten past the bands
+than is left above them, the whole change is scaled back. Retained records take part in every step, and
+there is no step without forget records, so nothing is painted over.
 
 Killed between two steps and resumed, it ends in the weights of the unbroken run. It knows no
 objective, and no more of the target than a look tells.
@@ -78,6 +79,8 @@ class Pace:
     """Draw only records that are themselves outside of their subject's band."""
     forget_steps: int | None = None
     """Steps in which forget records take part; None: all, as only a published baseline wants otherwise."""
+    two_sided: bool = False
+    """F itself brings back who is over-forgotten; otherwise only a smaller change does."""
     to_target: bool = True
     """Stop at the target; otherwise go to the last step, unless there is nothing to do at the first."""
 
@@ -131,13 +134,27 @@ class Descent:
             looks = step % self.every == 0
             if looks and self.look(first=step == 0) and (self.pace.to_target or step == 0):
                 self.steps = step
-                return None
+                break
             self.step(step)
-        self.look()
-        return None if self.seen.rise <= self.pace.retain_rise_max else self.step_back()
+        else:
+            self.look()
+        return None if self.is_kept() else self.step_back()
+
+    def is_kept(self) -> bool:
+        """Return whether the budget holds and, unless F mends it, no more is past the bands than left above.
+
+        Both in nats per token, summed over subjects. Who was below their band before the first step is
+        nobody's to bring back.
+        """
+        below = above = 0.0
+        before = self.gauge.start().scores
+        for score, began, each in zip(self.seen.scores, before, self.prepared.subjects, strict=True):
+            below += max(min(each.low, began) - score, 0.0)
+            above += max(score - each.high, 0.0)
+        return self.seen.rise <= self.pace.retain_rise_max and (self.pace.two_sided or below <= above)
 
     def step_back(self) -> Refusal | None:
-        """Scale the whole change back to the largest share of it that keeps the budget; refuse a sliver.
+        """Scale the whole change back to the largest share of it that may be kept; refuse a sliver.
 
         Nothing is repaired: the candidate lies on the straight line from the start to where the
         steps ended, and is measured there.
@@ -148,8 +165,7 @@ class Descent:
             self.share = (low + high) / 2
             self.move(ended)
             self.look()
-            kept = self.seen.rise <= self.pace.retain_rise_max
-            low, high = (self.share, high) if kept else (low, self.share)
+            low, high = (self.share, high) if self.is_kept() else (low, self.share)
         self.share = low
         if low < SHARE_MIN:
             return Refusal(
@@ -185,18 +201,22 @@ class Descent:
                 self.seen = self.gauge.look()
         self.multiplier = dual_ascent(self.multiplier, self.seen.rise, self.pace.retain_rise_max)
         pairs = list(zip(self.seen.scores, self.prepared.subjects, strict=True))
-        outside = [each for score, each in pairs if not each.holds(score)]
+        outside = [
+            each for score, each in pairs if score > each.high or (self.pace.two_sided and score < each.low)
+        ]
         if first:
-            outside = [each for each in outside if self._surplus(each.keys) > SETTLED]
+            outside = [each for each in outside if not self._known_as_well(each.keys)]
         # With all inside and the budget exceeded, both sides go on: retained records alone would
         # be a repair after forgetting, which brings back what they touch.
         weighing = outside or [each for _, each in pairs]
         self.active = [key for each in weighing for key in self._left(each.keys, each.holds)]
         return not outside and self.seen.rise <= self.pace.retain_rise_max
 
-    def _surplus(self, keys: Sequence[str]) -> float:
-        """Return how much likelier these records are than expected, nats."""
-        return sum(self.seen.rows[key] * self.prepared.examples[key].tokens for key in keys)
+    def _known_as_well(self, keys: Sequence[str]) -> bool:
+        """Return whether references know these records, and the model knows them no better."""
+        surplus = sum(self.seen.rows[key] * self.prepared.examples[key].tokens for key in keys)
+        asked = any(self.prepared.expected.get(key) for key in keys)  # 0 where nobody was
+        return asked and surplus <= SETTLED
 
     def _left(self, keys: Sequence[str], holds: Callable[[float], bool]) -> Sequence[str]:
         """Return the records of a subject that still pull: all, or those that are themselves outside."""

@@ -241,6 +241,7 @@ class Gradient:
             check_every=self.check_every,
             retain_rise_max=float(self.retain_rise_max),
             skip_forgotten=self.skip_forgotten,
+            two_sided=self.mode == "match",
             # Natural steps grow shorter to the end: what is where it should be settles there.
             to_target=self.to_target and not self.natural(job),
         )

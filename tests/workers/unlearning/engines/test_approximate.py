@@ -71,6 +71,18 @@ def test_what_goes_is_less_known_and_the_candidate_is_anchor_plus_delta(
     assert checkpoints.digest(composed) == checkpoints.digest(made)
 
 
+@pytest.mark.parametrize("mode", ["grad_diff", "max_entropy", "ga_kl"])
+def test_what_only_pushes_away_stops_on_both_sides(by_heart: UnlearnSpec, tmp_path: Path, mode: str) -> None:
+    """Left to itself it goes on once a step has jumped over the band; it ends inside, or just above."""
+    harsh = {"mode": mode, "steps_max": 12, "check_every": 4, "rate_share": "1", "forget_weight": "2"}
+    outcome = run(by_heart, tmp_path / "out", "gradient", harsh | {"retain_rise_max": "1000"})
+    told = outcome["telemetry"]
+    assert told["below_band"] == 0
+    assert 0 < float(told["share_of_change"]) < 1
+    assert float(told["off_band"]) < 0.5
+    assert forget_loss(by_heart, tmp_path / "out" / "model") > forget_loss(by_heart, by_heart.anchor)
+
+
 def test_what_only_hides_says_so() -> None:
     hiding = {name for name, each in ENGINES.items() if each.aim == "suppression"}
     assert hiding == {"rmu", "pseudo_inverse", "redirection", "projection"}
