@@ -584,6 +584,7 @@ class BarsLifted(Event):
 
     KIND: ClassVar[str] = "suppression.lifted"
 
+    dataset: UUID
     records: int
     at: datetime
 

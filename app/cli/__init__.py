@@ -3,6 +3,8 @@
     operate.py       up, demo, migrate, keys, account        this computer
     training.py      dataset, model                          the API
     erasing.py       request, job                            the API
+    bulk.py          request import, export, bulk           the API; many at once
+    suppression.py   suppression                            the API; the filter itself asks nobody else
     certificate.py   certificate                             the API; `check` needs nobody
     auditing.py      audit                                  the API
     client.py        the calls, what is printed, how one waits

@@ -5,5 +5,6 @@
 - dependencies  session, clock, settings, keys
 - problems      the one map from errors to RFC 9457
 - idempotency   R18;  pagination: keyset cursors;  ids: public ids
+- streaming     answers longer than memory should be;  cells: CSV that no spreadsheet computes
 - preconditions which version a caller has seen;  watching, hub: waiting for the next one
 """

@@ -4,7 +4,7 @@ What makes them reads in short transactions of its own, one per piece: a slow re
 calls is known before the first byte; what breaks later breaks the connection, never the format.
 """
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import Depends, Request
 from fastapi.responses import StreamingResponse
@@ -24,6 +24,18 @@ class CsvResponse(StreamingResponse):
     """RFC 4180, UTF-8."""
 
     media_type = "text/csv; charset=utf-8; header=present"
+
+
+LINES_OR_TABLE: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "As lines of JSON, or as a table.",
+        "content": {
+            "application/x-ndjson": {"schema": {"type": "string"}},
+            "text/csv": {"schema": {"type": "string"}},
+        },
+    }
+}
+"""How an answer that comes in both forms is declared."""
 
 
 def attached(name: str) -> dict[str, str]:

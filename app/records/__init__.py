@@ -11,4 +11,7 @@ A *subject* is an identifier of a person; subjects that share a record are one *
 drawn before anything is trained, puts each cluster in an *arm*: `train`, or `held_back`, which is
 never trained on and so shows what not knowing someone looks like. *Sentinels* are nobody: planted,
 always trained, erased to see whether erasing works.
+
+What is being erased is *barred* from later trainings by a keyed hash of what it says (`suppression`);
+a training job leaves it out by `screening`, one file that needs nothing of ours.
 """

@@ -327,8 +327,11 @@ class Suppressions:
         )
         return len(made.all())
 
-    def lift(self, states: Collection[str]) -> int:
-        """Take away the bars of what no request in these states erases any more, unless it is erased."""
+    def lift(self, states: Collection[str]) -> Sequence[Row[UUID, int]]:
+        """Take away the bars of what no request in these states erases any more, unless it is erased.
+
+        Returns (dataset, how many) of those that were lifted.
+        """
         no_longer = (
             select(Record.id)
             .join(Suppression, Suppression.record_id == Record.id)
@@ -341,10 +344,14 @@ class Suppressions:
         lifted = self.session.execute(
             delete(Suppression)
             .where(Suppression.record_id.in_(no_longer.scalar_subquery()))
-            .returning(Suppression.number)
+            .returning(Suppression.record_id)
             .execution_options(synchronize_session=False)
-        )
-        return len(lifted.all())
+        ).scalars()
+        return self.session.execute(
+            select(Record.dataset_id, func.count())
+            .where(_among([id_ for id_ in lifted if id_ is not None]))
+            .group_by(Record.dataset_id)
+        ).all()
 
     def page(self, *, after: int, limit: int) -> Sequence[Row[int, bytes | None]]:
         """Return (number, keyed hash) from after a number on."""

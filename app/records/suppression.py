@@ -58,9 +58,8 @@ def bar(
     call; a record that is no longer there is noted, as it can never be recognised.
     """
     with transaction() as session:
-        lifted = Suppressions(session).lift(states)
-        if lifted:
-            audit.record(session, events.BarsLifted(lifted, clock()))
+        for dataset_id, count in Suppressions(session).lift(states):
+            audit.record(session, events.BarsLifted(dataset_id, count, clock()))
         missing = Suppressions(session).unbarred(states, limit=BATCH_RECORDS)
         wanted = [
             (

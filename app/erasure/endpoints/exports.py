@@ -53,7 +53,11 @@ COLUMNS = (
 """Of a request as it is shown, what is one value; then how many models, and the certificates."""
 
 
-@router.get("", response_class=streaming.NdjsonResponse, responses=responses(Forbidden, Invalid))
+@router.get(
+    "",
+    response_class=streaming.NdjsonResponse,
+    responses={**streaming.LINES_OR_TABLE, **responses(Forbidden, Invalid)},
+)
 def export_requests(
     caller: RequestsWatch,
     transaction: TransactionDep,

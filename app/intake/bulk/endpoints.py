@@ -15,7 +15,7 @@ from app.http.dependencies import KeyringDep, NowDep, RawBodyDep, SessionDep, Se
 from app.http.ids import ImportId
 from app.http.limiting import RateLimiter
 from app.http.pagination import Cursor, Limit, Page, Place
-from app.http.problems import responses
+from app.http.problems import MEDIA_TYPE, ProblemDetails, responses
 from app.http.routing import router as new_router
 from app.http.streaming import TransactionDep
 from app.intake.bulk import schemas, service
@@ -30,6 +30,14 @@ LIST = "imports"
 RETRY_SECONDS = 2
 FORMATS = {"application/x-ndjson": "ndjson", "application/jsonl": "ndjson", "text/csv": "csv"}
 ROWS_HEADER = ("row", "line", "outcome", "request", "external_ref", "errors")
+OTHERWISE: dict[int | str, dict[str, Any]] = {
+    200: {"model": ImportOut | TrialOut, "description": "A trial; or the import that the file already is."},
+    413: {"model": ProblemDetails, "description": "The file is too large.", "content": {MEDIA_TYPE: {}}},
+    415: {"model": ProblemDetails, "description": "It is neither of the two.", "content": {MEDIA_TYPE: {}}},
+}
+TABLE: dict[int | str, dict[str, Any]] = {
+    200: {"description": "The columns.", "content": {"text/csv": {"schema": {"type": "string"}}}}
+}
 BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
@@ -52,7 +60,7 @@ BODY: dict[str, Any] = {
     status_code=202,
     openapi_extra=BODY,
     response_model=ImportOut | TrialOut,
-    responses={200: {"model": TrialOut}, **responses(Conflict, Forbidden, Invalid, Unavailable)},
+    responses={**OTHERWISE, **responses(Conflict, Forbidden, Invalid, Unavailable)},
 )
 def import_requests(
     request: Request,
@@ -127,7 +135,7 @@ def list_imports(
     )
 
 
-@router.get("/template", response_class=Response, responses=responses(Forbidden))
+@router.get("/template", response_class=Response, responses={**TABLE, **responses(Forbidden)})
 def read_template(_caller: RequestsRead) -> Response:
     """Return a CSV file with the columns there are, and no row."""
     return Response(
@@ -151,7 +159,7 @@ def read_import(
 @router.get(
     "/{import_id}/rows",
     response_class=streaming.NdjsonResponse,
-    responses=responses(Forbidden, Invalid, NotFound),
+    responses={**streaming.LINES_OR_TABLE, **responses(Forbidden, Invalid, NotFound)},
 )
 def read_rows(
     import_id: ImportId,
