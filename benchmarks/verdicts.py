@@ -21,6 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from decimal import Decimal
 from fractions import Fraction
+from functools import cache
 from itertools import accumulate
 from math import comb
 from pathlib import Path
@@ -159,6 +160,7 @@ def p_values(examinee: Mapping[str, Any]) -> dict[str, Fraction]:
     return found | {"all": max_rank(scores, cohorts, [name for name in SINGLE if name in scores]).p}
 
 
+@cache
 def chance(requests: int, *, rank: int, m: int, seeds: int) -> list[Fraction]:
     """Return P(X = x) for the false alarms of several seeds, each beta-binomial."""
     a, b = rank, m + 1 - rank
