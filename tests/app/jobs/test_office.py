@@ -9,6 +9,7 @@ not allowed: that is an answer, never an accident. What holds after each of thes
     the chain is unbroken        and tells of every request
 """
 
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -51,6 +52,8 @@ class Office(RuleBasedStateMachine):
         """Train a model of its own, so that no run meets the people of another."""
         super().__init__()
         type(self).number += 1
+        with self.desk.transaction() as session:  # the years pass from run to run, and keys expire
+            session.execute(text("UPDATE api_keys SET expires_at = :at"), {"at": self._next_year()})
         self.line = f"line{self.number}"
         emails = self._emails = [f"{self.line}-{each}@example.org" for each in range(PEOPLE)]
         dataset = self.desk.world.dataset(self.line, {each: [each] for each in emails})
@@ -59,6 +62,9 @@ class Office(RuleBasedStateMachine):
         self.holds: list[dict[str, Any]] = []
         self.due: dict[str, str] = {}
         self.view: JobView | None = None
+
+    def _next_year(self) -> datetime:
+        return self.desk.clock() + timedelta(days=9999)
 
     def _act(self, caller: Caller, which: int, what: str, body: object = None) -> Response | None:
         if not self.receipts:
