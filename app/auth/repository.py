@@ -36,7 +36,7 @@ class Callers:
         return self.session.scalars(select(Principal).where(Principal.provider_mac == mac)).one_or_none()
 
     def add_known(self, *, name: str, kind: str, mac: bytes) -> Principal | None:
-        """Insert a principal; None if another call has just done so."""
+        """Insert a principal; None if they, or another one of this name, are there."""
         added = insert(Principal).values(id=new_id(), name=name, kind=kind, provider_mac=mac)
         return self.session.scalars(added.on_conflict_do_nothing().returning(Principal)).one_or_none()
 

@@ -174,17 +174,15 @@ def _first_seen(session: Session, callers: Callers, shown: Shown, mac: bytes, at
     """Make a principal; whoever calls twice at once for the first time is one all the same."""
     kind = "person" if shown.person else "machine"
     name = shown.name if shown.name is not None and NAME.fullmatch(shown.name) else kind
-    made = callers.add_known(
-        name=name if callers.named(name) is None else f"{name[:NAME_SPACE]}-{mac.hex()[:12]}",
-        kind=kind,
-        mac=mac,
-    )
-    if made is None:
-        found = callers.known_as(mac)
-        assert found is not None
-        return found
-    audit.record(session, events.PrincipalCreated(made.id, kind, at))
-    return made
+    # The name may be taken, even while we ask: the second one nobody else can have.
+    for called in (name, f"{name[:NAME_SPACE]}-{mac.hex()[:12]}"):
+        made = callers.add_known(name=called, kind=kind, mac=mac)
+        if made is not None:
+            audit.record(session, events.PrincipalCreated(made.id, kind, at))
+            return made
+        if (found := callers.known_as(mac)) is not None:
+            return found
+    raise Conflict("there is a principal of this name", code="name-taken")
 
 
 def hands_out_keys(session: Session, caller: Caller) -> bool:
