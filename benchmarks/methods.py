@@ -81,6 +81,7 @@ METHODS: Mapping[str, Method] = {
         ),
     ),
     "saliency": _weighted("gradient", {"mode": "grad_diff", "mask": "saliency"}),
+    "grad_diff_project": _weighted("gradient", {"mode": "grad_diff", "project": True}),
     "npo_filtered": Method(
         engine="gradient",
         points=({**STEPPED, "mode": "npo", "forget_weight": FORGET_WEIGHTS[1], "skip_forgotten": True},),

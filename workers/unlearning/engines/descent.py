@@ -15,6 +15,7 @@ Killed between two steps and resumed, it ends in the weights of the unbroken run
 objective, and no more of the target than a look tells.
 """
 
+import dataclasses
 import hashlib
 import json
 import math
@@ -35,6 +36,7 @@ from workers.unlearning.engines.base import (
     RefusalReason,
     configuration,
 )
+from workers.unlearning.engines.rectification import Rectifier
 from workers.unlearning.engines.targets import Gauge, Look, Prepared, told
 from workers.unlearning.objectives import dual_ascent
 from workers.unlearning.task import Task
@@ -43,6 +45,7 @@ from workers.unlearning.training import Diverged, Run, Stepper, adamw, clip, cut
 import torch  # isort: skip
 from torch import Tensor
 
+AVERAGED = "average of what is retained: "
 HALVINGS = 6
 SHARE_MIN = 0.05
 """A change scaled back below this share is not worth measuring."""
@@ -77,6 +80,8 @@ class Pace:
     retain_rise_max: float
     skip_forgotten: bool = False
     """Draw only records that are themselves outside of their subject's band."""
+    project: bool = False
+    """Drop what of the forget gradient goes against those who stay (`rectification`)."""
     forget_steps: int | None = None
     """Steps in which forget records take part; None: all, as only a published baseline wants otherwise."""
     two_sided: bool = False
@@ -105,6 +110,7 @@ class Descent:
         self.trained, self.parameters, self.mask = trained, trained.parameters, mask
         self.gauge = Gauge(job, task, prepared)
         self.optimizer = stepper or adamw(self.parameters, rate=pace.rate)
+        self.rectifier = Rectifier(self.parameters) if pace.project else None
         self.rehearsed = sorted(set(job.kept_keys) - set(job.spec.probe))
         self.start = {name: each.detach().clone() for name, each in self.parameters.items()}
         self.share, self.steps, self.multiplier = 1.0, pace.steps_max, 0.0
@@ -232,7 +238,10 @@ class Descent:
         if not self.pace.forget_weight or (last is not None and step >= last):
             forget = []
         loss = self.backward(forget, self.sides.forget, self.pace.forget_weight)
+        pulled = None if self.rectifier is None else self.rectifier.take()
         loss += self.backward(retain, self.sides.retain, 1.0 + self.multiplier)
+        if self.rectifier is not None and pulled is not None:
+            self.rectifier.join(pulled, self.rectifier.take())
         if not math.isfinite(loss):
             raise Diverged(step)
         if self.mask is not None:
@@ -292,7 +301,7 @@ class Descent:
         return State(
             identity=identity,
             step=done,
-            tensors=self.parameters,
+            tensors=self.parameters | self.averaged(),
             optimizer=self.optimizer.state_dict(),
             numbers={
                 "active": self.active,
@@ -304,9 +313,19 @@ class Descent:
             },
         )
 
+    def averaged(self) -> dict[str, Tensor]:
+        """Return what the rectifier remembers, under names of its own."""
+        if self.rectifier is None:
+            return {}
+        return {f"{AVERAGED}{name}": each for name, each in self.rectifier.average.items()}
+
     def restore(self, saved: State) -> None:
         """Go on from where a state was taken."""
-        restore(self.parameters, self.optimizer, saved)
+        averaged = self.averaged()
+        for name, each in averaged.items():
+            each.copy_(saved.tensors[name])
+        own = {name: each for name, each in saved.tensors.items() if name not in averaged}
+        restore(self.parameters, self.optimizer, dataclasses.replace(saved, tensors=own))
         numbers = saved.numbers
         self.active, self.multiplier = list(numbers["active"]), float(numbers["multiplier"])
         self.seen = Look(

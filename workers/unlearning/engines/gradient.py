@@ -11,7 +11,8 @@ For what stays it is -log p. The loop, its budget and its calibrated stop are th
 forget term stays on to the end. `steps` are natural ones (`kronecker`), whose directions cost those who stay
 least, or AdamW's; `scope` is full parameters, LoRA or the embeddings alone;
 `quant_noise` trains on what four bits would hold; `mask="saliency"` moves only the half of the
-weights that the forget set pulls at most (SalUn, arXiv:2310.12508).
+weights that the forget set pulls at most (SalUn, arXiv:2310.12508); `project` drops what of the forget
+gradient goes against those who stay (GRU, arXiv:2503.09117).
 
 It knows no verdict: what it stops on is a mean over all tokens against its own teachers, never the
 statistics, references or subjects that judge.
@@ -95,6 +96,8 @@ class Gradient:
     """How many times a forgotten record counts in the curvature that is left for the next job."""
     mask: Literal["none", "saliency"] = "none"
     quant_noise: Literal["none", "int4"] = "none"
+    project: bool = False
+    """Drop what of the forget gradient goes against those who stay (GRU)."""
     steps_max: int = 190
     forget_batch: int = 6
     retain_batch: int = 10
@@ -205,7 +208,7 @@ class Gradient:
         looks cheap: on the small worlds of the suite natural steps cost those who stay 4 to 5 nats, and
         AdamW's next to none. They are a classifier's only where they are asked for.
         """
-        free = self.scope == "full" and self.mask == "none" and self.quant_noise == "none"
+        free = self.scope == "full" and self.mask == self.quant_noise == "none" and not self.project
         sure = kind_of(job.spec.anchor) != "causal_lm"
         return self.steps == "natural" or (not self.steps and self.mode == "match" and free and not sure)
 
@@ -241,6 +244,7 @@ class Gradient:
             check_every=self.check_every,
             retain_rise_max=float(self.retain_rise_max),
             skip_forgotten=self.skip_forgotten,
+            project=self.project,
             two_sided=self.mode == "match",
             # Natural steps grow shorter to the end: what is where it should be settles there.
             to_target=self.to_target and not self.natural(job),

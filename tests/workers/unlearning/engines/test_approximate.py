@@ -26,6 +26,7 @@ EVERY: list[tuple[str, dict[str, Any]]] = [
     ("gradient", AWAY | {"quant_noise": "int4"}),
     ("gradient", AWAY | {"mask": "saliency"}),
     ("gradient", AWAY | {"skip_forgotten": True}),
+    ("gradient", AWAY | {"project": True}),
     ("influence", {"refuses_unreached": False, "rank": 4, "divergence_max": "1"}),
     ("influence", {"refuses_unreached": False, "form": "diagonal", "relinearised": 1, "curvature_records": 8}),
     ("influence", {"refuses_unreached": False, "form": "sign", "rate": "0.003"}),
@@ -54,7 +55,7 @@ def forget_loss(spec: UnlearnSpec, directory: Path) -> float:
 @pytest.mark.parametrize(
     ("name", "config"),
     EVERY,
-    ids=lambda each: each if isinstance(each, str) else "-".join(map(str, list(each.values())[-1:])),
+    ids=lambda each: each if isinstance(each, str) else "-".join(map(str, list(each.items())[-1])),
 )
 def test_what_goes_is_less_known_and_the_candidate_is_anchor_plus_delta(
     small: UnlearnSpec, tmp_path: Path, name: str, config: dict[str, Any]
@@ -93,6 +94,7 @@ def test_what_only_hides_says_so() -> None:
     [
         ("gradient", AWAY | {"scope": "lora", "rank": 4}),
         ("gradient", AWAY | {"mask": "saliency", "quant_noise": "int4"}),
+        ("gradient", AWAY | {"project": True}),
         ("scrub", AWAY | {"forget_steps": 4}),
         ("rmu", AWAY | {"hold": "1"}),
     ],
