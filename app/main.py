@@ -19,8 +19,10 @@ from pydantic import BaseModel
 from starlette.middleware import Middleware
 
 from app import telemetry
+from app.audit import archive
 from app.audit import endpoints as audit
 from app.audit import service as chain
+from app.audit.archive import Archive, Standing
 from app.auth import endpoints as auth
 from app.auth.dependencies import asks, watches
 from app.auth.provider import Provider
@@ -50,7 +52,7 @@ from app.records import endpoints as records
 from app.registry import endpoints as registry
 from app.registry import service as models
 from app.storage import readiness
-from app.storage.database import DatabaseError, Transaction, connect, transactions
+from app.storage.database import DatabaseError, Transaction, connect
 from app.storage.keyring import Keyring
 from app.storage.objects import ObjectStore
 from app.storage.readiness import Postgres
@@ -67,6 +69,8 @@ NEXT = (
     "no model is registered yet: `lethe dataset add`, then `lethe model train` or `lethe model add`"
     " (`lethe --help`)"
 )
+
+RESTORED = "the database was restored from a backup: nothing is written before `lethe restore-check` has run"
 
 
 class Readiness(BaseModel):
@@ -116,7 +120,9 @@ def create_app(settings: Settings, *, clock: Clock = system_clock) -> FastAPI:
     app.state.objects = ObjectStore.open(settings.storage)
     app.state.calendar = calendars.load(settings.jurisdiction, settings.time_zone)
     app.state.reach = Reach.of(settings)
-    app.state.transaction = transactions(engine, {"poke": celery_poke(settings.redis_url)})
+    app.state.transaction = archive.guarded(
+        engine, settings.storage, {"poke": celery_poke(settings.redis_url)}
+    )
     app.state.provider = Provider.of(settings, clock=clock)
     app.state.limiter = RateLimiter(
         reads=settings.reads_per_minute,
@@ -204,6 +210,7 @@ def _mount(app: FastAPI) -> None:
 
 def _health(app: FastAPI, settings: Settings, transaction: Transaction) -> None:
     """Add what orchestrators and metrics collectors ask; nothing in it is about anybody."""
+    copy = Archive.of(settings.storage)
 
     @app.get("/healthz", tags=["Health"])
     def healthz() -> dict[str, str]:
@@ -220,7 +227,9 @@ def _health(app: FastAPI, settings: Settings, transaction: Transaction) -> None:
             return Readiness(status="unavailable", parts=parts)
         with transaction() as session:
             following = NEXT if not models.overviews(session) else None
-        status = "degraded" if parts["redis"] == "down" else "ready"
+            if archive.standing(session, copy) is not Standing.WHOLE:
+                parts["postgres"], following = "restored", RESTORED
+        status = "degraded" if parts["redis"] == "down" or parts["postgres"] == "restored" else "ready"
         return Readiness(status=status, parts=parts, next=following)
 
     @app.get("/metrics", tags=["Health"], include_in_schema=False)

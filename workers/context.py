@@ -8,11 +8,12 @@ import socket
 from dataclasses import dataclass
 from pathlib import Path
 
+from app.audit.archive import guarded
 from app.clock import Clock, system_clock
 from app.config import Settings
 from app.queue import Poke, celery_poke
 from app.serving.backends import ServingBackend, backends
-from app.storage.database import Transaction, connect, transactions
+from app.storage.database import Transaction, connect
 from app.storage.keyring import Keyring
 from app.storage.objects import ObjectStore
 from workers.launcher import Launcher
@@ -49,7 +50,7 @@ def build(settings: Settings, *, clock: Clock = system_clock) -> Context:
     engine = connect(settings.database_url, statement_seconds=STATEMENT_SECONDS)
     return Context(
         settings=settings,
-        transaction=transactions(engine, {"poke": poke}),
+        transaction=guarded(engine, settings.storage, {"poke": poke}),
         poke=poke,
         objects=ObjectStore.open(settings.storage),
         keyring=keyring,

@@ -9,6 +9,7 @@ from functools import cache
 from uuid import UUID
 
 from app import processes, queue, telemetry
+from app.audit import archive
 from app.certificates import publishing, revoking, stamping
 from app.certificates import service as certificates
 from app.certificates.stamps import Authority
@@ -42,6 +43,7 @@ def sweep(context: Context) -> None:
     """Do every duty once; one that fails does not keep the others from being done."""
     for duty in (
         relay,
+        ship_chain,
         warn_of_deadlines,
         end_holds,
         bar_records,
@@ -62,6 +64,11 @@ def sweep(context: Context) -> None:
 def relay(context: Context) -> int:
     """Ring again what nobody has answered; return how many bells that were."""
     return queue.relay(context.transaction, context.poke)
+
+
+def ship_chain(context: Context) -> int:
+    """Copy what was committed to the audit chain to where no database restore touches it."""
+    return archive.ship(context.transaction, archive.Archive.of(context.settings.storage))
 
 
 def due(context: Context) -> list[tuple[Stage, UUID]]:

@@ -30,6 +30,10 @@ class AuditChain:
         """Return the last sequence number that is committed, without waiting for who writes."""
         return self.session.scalars(select(AuditHead.seq).where(AuditHead.id == 1)).one()
 
+    def hash_of(self, seq: int) -> bytes | None:
+        """Return the hash of one event, None if there is none."""
+        return self.session.scalars(select(AuditEvent.hash).where(AuditEvent.seq == seq)).one_or_none()
+
     def append(self, head: AuditHead, rows: Sequence[AuditEvent]) -> None:
         """Insert the rows, in order, and let the locked head follow the last."""
         head.seq, head.hash = rows[-1].seq, rows[-1].hash

@@ -17,9 +17,9 @@ from app.clock import system_clock
 from app.config import Settings
 from app.embedded import accounts
 from app.storage.database import connect, transactions
+from app.storage.files import replace
 from app.transparency import keys, monitor, service, tiles
 from app.transparency.checkpoint import Checkpoint
-from app.transparency.mark import replace
 from app.transparency.monitor import Alarm, Get, StateRefused
 from app.transparency.notes import WITNESS_KIND, Note, NoteRefused, VerifierKey
 from app.transparency.policies import Policy, PolicyRefused

@@ -26,7 +26,7 @@ app = typer.Typer(
     help="Lethe erases people's data from trained language models, and shows it.",
     epilog="Exit codes: 0 done, 1 refused or failed, 2 typed wrongly, 3 nobody answers.",
 )
-for command in (operate.up, operate.demo, operate.migrate, operate.account, fleet):
+for command in (operate.up, operate.demo, operate.migrate, operate.restore_check, operate.account, fleet):
     app.command()(command)
 for name, verb in (
     ("import", bulk.import_requests),

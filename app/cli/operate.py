@@ -1,19 +1,26 @@
-"""`lethe up`, `demo`, `migrate`, `account`: what runs on this computer."""
+"""`lethe up`, `demo`, `migrate`, `restore-check`, `account`: what runs on this computer."""
 
+import json
 import signal
 import threading
 from pathlib import Path
 from types import FrameType
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from app.audit.archive import Archive, Standing
 from app.auth.scopes import ROLES
 from app.cli.client import Stopped, chosen, err, out
+from app.clock import system_clock
 from app.config import Settings
 from app.embedded import accounts
 from app.embedded.stack import Stack, StartFailed
+from app.erasure import restoring
+from app.errors import Problem
+from app.http import ids
 from app.storage import migrations
+from app.storage.database import connect, transactions
 
 NEXT = """No model is registered yet. Next, in another terminal:
 
@@ -102,6 +109,96 @@ def migrate() -> None:
         raise Stopped("LETHE_DATABASE_URL is not set")
     migrations.migrate(url)
     out.print(f"the database is at revision {migrations.head()}")
+
+
+def restore_check(
+    *,
+    apply: Annotated[
+        bool, typer.Option("--apply", help="Put back what is missing of the audit chain, and let it count.")
+    ] = False,
+    report: Annotated[
+        Path | None, typer.Option("--out", help="A file for the whole list, as JSON: ids and dates.")
+    ] = None,
+) -> None:
+    """After a backup was restored: say what the database has forgotten, and put right what can be.
+
+    Until --apply has run, the restored database takes no write. Needs LETHE_DATABASE_URL and the object
+    store (LETHE_STORAGE_URL), which holds a copy of the audit chain; stop the API and the workers first.
+    Ends with 1 while something is missing.
+
+    Example: lethe restore-check --apply --out restored.json
+    """
+    settings = Settings()
+    if settings.database_url is None:
+        raise Stopped("LETHE_DATABASE_URL is not set")
+    engine, copy = connect(settings.database_url, statement_seconds=60), Archive.of(settings.storage)
+    try:
+        with transactions(engine)() as session:
+            if apply:
+                found = restoring.apply(session, copy, at=system_clock())
+            else:
+                found = restoring.examine(session, copy)
+    except Problem as problem:
+        raise Stopped(str(problem)) from problem
+    finally:
+        engine.dispose()
+    body = _restored(found)
+    if report is not None:
+        report.write_text(json.dumps(body, indent=1), encoding="utf-8")
+    if chosen.as_json:
+        out.print_json(data=body)
+    else:
+        _tell_restored(found, applied=apply)
+    if found.standing is not Standing.WHOLE and not apply:
+        raise typer.Exit(1)
+
+
+def _restored(found: restoring.Findings) -> dict[str, Any]:
+    return {
+        "standing": found.standing,
+        "events": {"here": found.here, "copied": found.copied, "common": found.common},
+        "missing": dict(found.kinds),
+        "requests_lost": [
+            {
+                "id": ids.encode("er", each.id),
+                "received_at": each.received_at.isoformat(),
+                "due_on": each.due_on,
+            }
+            for each in found.lost
+        ],
+        "requests_touched": [ids.encode("er", each) for each in found.touched],
+        "versions_published": list(found.published),
+        "holds_placed": list(found.holds),
+    }
+
+
+def _tell_restored(found: restoring.Findings, *, applied: bool) -> None:
+    if found.standing is Standing.WHOLE:
+        out.print(f"nothing is missing: the chain's copy has {found.copied} of its {found.here} events")
+        return
+    out.print(
+        f"[bold]{found.copied - found.common} events[/] are missing after event {found.common}"
+        + (": they are back" if applied else "")
+    )
+    for kind, count in sorted(found.kinds.items()):
+        out.print(f"  {count:6}  {kind}")
+    for each in found.lost:
+        out.print(
+            f"[red]lost[/]    {ids.encode('er', each.id)}, received {each.received_at:%Y-%m-%d %H:%M}"
+            f" UTC, due {each.due_on}: ask its source again"
+        )
+    for request in found.touched:
+        out.print(f"[yellow]look at[/] {ids.encode('er', request)}")
+    for version in found.published:
+        out.print(f"[yellow]look at[/] {version}: it went live since; is its model what is served?")
+    for hold in found.holds:
+        out.print(f"[yellow]place[/]   {hold} again: a legal hold that the database does not know")
+    if found.standing is Standing.FORKED:
+        out.print(
+            "[red]It was written to since it was restored:[/] restore it anew, with everything stopped."
+        )
+    elif not applied:
+        out.print("`lethe restore-check --apply` puts the events back; then start, and see what needs you.")
 
 
 def account(

@@ -7,11 +7,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from app.audit.archive import guarded
 from app.auth import service as auth
 from app.auth.scopes import of_roles
 from app.clock import system_clock
 from app.config import Settings
-from app.storage.database import Session, connect, transactions
+from app.storage.database import Session, connect
 from app.storage.keyring import Keyring
 
 ACCOUNTS = {
@@ -30,7 +31,7 @@ def ensure(settings: Settings) -> dict[str, str]:
     known = credentials(settings.home)
     engine = connect(settings.database_url, statement_seconds=5)
     try:
-        with transactions(engine)() as session:
+        with guarded(engine, settings.storage)() as session:
             keys = known.get("keys", {})
             found = {name: _account(session, keyring, name, keys.get(name)) for name in ACCOUNTS}
             # Inside of the transaction: a key that nobody could be told of is never committed.
@@ -45,7 +46,7 @@ def make_account(settings: Settings, name: str, *, roles: Collection[str], kind:
     assert settings.database_url is not None, "whoever calls has checked"
     keyring, engine = Keyring.open(settings.keys), connect(settings.database_url, statement_seconds=5)
     try:
-        with transactions(engine)() as session:
+        with guarded(engine, settings.storage)() as session:
             return _new_key(session, keyring, name, roles=roles, kind=kind)
     finally:
         engine.dispose()

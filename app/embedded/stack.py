@@ -22,6 +22,7 @@ from pathlib import Path
 import httpx
 
 from app import processes
+from app.audit.archive import Restored
 from app.clock import system_clock
 from app.config import Settings
 from app.embedded import accounts, addresses, parts, servers
@@ -144,7 +145,10 @@ class Stack:
         self._say("migrations")
         assert self.settings.database_url is not None, "the addresses are complete"
         migrations.migrate(self.settings.database_url)
-        self.keys = accounts.ensure(self.settings)
+        try:
+            self.keys = accounts.ensure(self.settings)
+        except Restored as restored:
+            raise StartFailed(str(restored)) from restored
         self._say("API, workers, beat, model server")
         waiting += [self._begin(part) for part in parts.ours(self.settings)]
         self._await(*waiting)

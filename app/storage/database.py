@@ -17,11 +17,13 @@ from sqlalchemy.orm import Session, SessionTransaction
 __all__ = [
     "DatabaseAway",
     "DatabaseError",
+    "Engine",
     "Session",
     "Transaction",
     "after_commit",
     "before_commit",
     "connect",
+    "on_connect",
     "savepoint",
     "transactions",
 ]
@@ -56,11 +58,19 @@ def connect(url: str, *, statement_seconds: int, pool: int = 5) -> Engine:
     return engine
 
 
+def on_connect(engine: Engine, call: Callable[[], None]) -> None:
+    """Run `call` whenever a connection is made: what was known of the database may be of another one."""
+
+    @event.listens_for(engine, "connect")
+    def connected(_connection: object, _record: object) -> None:
+        call()
+
+
 def transactions(engine: Engine, info: Mapping[str, object] | None = None) -> Transaction:
     """Return the way to open a transaction: `with transaction() as session`, committed at the end.
 
     What was registered by `after_commit` runs once the commit is certain, and never if it failed.
-    `info` is handed to each session (`app.queue` finds its `poke` there).
+    `info` is handed to each session (`app.queue` finds its `poke` there, `app.audit` its `whole`).
     """
 
     @contextmanager

@@ -19,9 +19,9 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from app.signing import keys, rotation
+from app.storage.files import replace as replace_file
 from app.transparency import checkpoint as checkpoints
 from app.transparency.checkpoint import Checkpoint
-from app.transparency.mark import replace as replace_file
 from app.transparency.notes import LOG_KIND, Note, VerifierKey
 from app.transparency.policies import Policy, PolicyRefused
 

@@ -7,14 +7,10 @@ leaves this process before it is here, and nothing is signed that is not a conti
 The file only moves forward: under a lock, to a larger size, written whole and synced before it counts.
 """
 
-import fcntl
-import os
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from app.errors import Conflict
+from app.storage import files
 from app.transparency.checkpoint import Checkpoint
 from app.transparency.notes import Note
 from app.transparency.policies import Policy
@@ -55,38 +51,11 @@ class Mark:
             LogRolledBack: the mark has another root at this size: two histories.
         """
         new = Checkpoint.parse(note.text)
-        with self._locked():
+        with files.locked(self.path):
             old = self.read(policy)
             if old is not None and old.origin == new.origin:
                 if old.size > new.size:
                     raise Overtaken(f"size {old.size} was signed meanwhile, {new.size} is not needed")
                 if old.size == new.size and old.root != new.root:
                     raise LogRolledBack(f"another root of size {new.size} was signed before")
-            replace(self.path, note.encode())
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with self.path.with_name(f".{self.path.name}.lock").open("a+b") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield
-
-
-def replace(path: Path, data: bytes) -> None:
-    """Replace a file whole and durably: whoever reads it sees the old or the new."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            os.fchmod(file.fileno(), 0o644)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+            files.replace(self.path, note.encode())

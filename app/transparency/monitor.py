@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from app.storage.files import replace
 from app.transparency import tiles, tree
 from app.transparency.checkpoint import Checkpoint
-from app.transparency.mark import replace
 from app.transparency.notes import NoteRefused
 from app.transparency.policies import Opened, Policy, PolicyRefused
 from app.transparency.proofs import Proof

@@ -21,9 +21,9 @@ import httpx
 
 from app.clock import Clock
 from app.errors import Problem
+from app.storage.files import replace
 from app.transparency import proofs, tree
 from app.transparency.checkpoint import Checkpoint
-from app.transparency.mark import replace
 from app.transparency.notes import WITNESS_KIND, Note, NoteRefused, Signature, Signs, VerifierKey
 from app.transparency.policies import Party, Policy
 
