@@ -10,7 +10,7 @@ from uuid import UUID
 
 from app import processes, queue, telemetry
 from app.audit import archive
-from app.certificates import publishing, revoking, stamping
+from app.certificates import heads, publishing, revoking, stamping
 from app.certificates import service as certificates
 from app.certificates.stamps import Authority
 from app.clock import system_clock
@@ -117,7 +117,7 @@ def bar_records(context: Context) -> int:
 
 
 def sign_statements(context: Context) -> int:
-    """Sign what waits for the issuer's keys: publications, the list of what does not stand, the keys.
+    """Sign what waits for the issuer's keys: publications, what does not stand, where the chain is, the keys.
 
     Only where these keys lie; return how many statements were made.
     """
@@ -125,6 +125,9 @@ def sign_statements(context: Context) -> int:
     try:
         signed = publishing.sign(transaction, directory=settings.keys, objects=context.objects)
         signed += revoking.renew(
+            transaction, directory=settings.keys, issuer=settings.issuer, clock=context.clock
+        )
+        signed += heads.state(
             transaction, directory=settings.keys, issuer=settings.issuer, clock=context.clock
         )
     except KeyUnusable:

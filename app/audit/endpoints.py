@@ -1,5 +1,6 @@
 """The audit chain over HTTP; `main` attaches the scopes, because callers are recorded here too."""
 
+import json
 from collections.abc import AsyncIterator
 from typing import Annotated
 
@@ -7,7 +8,7 @@ from fastapi import Header, Query, Request
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
 from app.audit import service, stream
-from app.audit.schemas import ChainOut, EventOut
+from app.audit.schemas import ChainOut, EventOut, HeadOut
 from app.http import pagination
 from app.http.dependencies import SessionDep
 from app.http.pagination import Limit
@@ -33,8 +34,28 @@ def verify_chain(session: SessionDep) -> ChainOut:
     """Recompute every hash of the chain."""
     found = service.verify(session)
     return ChainOut(
-        valid=found.broken_at is None, events=found.events, head=found.head, broken_at=found.broken_at
+        valid=found.broken_at is None,
+        events=found.events,
+        head=found.head,
+        stated=found.stated,
+        broken_at=found.broken_at,
     )
+
+
+@router.get("/audit/heads")
+def list_heads(
+    session: SessionDep, after: After = 0, limit: Limit = pagination.ROWS_DEFAULT
+) -> list[HeadOut]:
+    """List the signed statements of where the chain was, hourly while anything happens, oldest first."""
+    return [
+        HeadOut(
+            seq=each.seq,
+            hash=bytes(each.hash).hex(),
+            produced_at=each.produced_at,
+            statement=json.loads(each.envelope),
+        )
+        for each in service.stated(session, after=after, limit=limit)
+    ]
 
 
 @live.get("/stream", response_class=EventSourceResponse)

@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator, Sequence
 
-from sqlalchemy import select
+from sqlalchemy import func, literal, select
 
 from app.storage.database import Session
-from app.tables import AuditEvent, AuditHead
+from app.tables import AuditEvent, AuditHead, StatedHead
 
 BATCH_ROWS = 1_000
 
@@ -63,3 +63,38 @@ class AuditChain:
             .execution_options(yield_per=BATCH_ROWS)
         ) as found:
             yield from found
+
+
+class StatedHeads:
+    """Signed statements of where the chain was, in one transaction."""
+
+    LOCK = 0x686561  # "hea"
+
+    def __init__(self, session: Session) -> None:
+        """Read and write in the caller's transaction."""
+        self.session = session
+
+    def alone(self) -> None:
+        """Wait until nobody else states one; held until the commit."""
+        self.session.execute(select(func.pg_advisory_xact_lock(literal(self.LOCK))))
+
+    def newest(self) -> StatedHead | None:
+        """Return the last one."""
+        return self.session.scalars(select(StatedHead).order_by(StatedHead.seq.desc()).limit(1)).first()
+
+    def after(self, seq: int, *, limit: int) -> Sequence[StatedHead]:
+        """Return those after a sequence number, oldest first."""
+        return self.session.scalars(
+            select(StatedHead).where(StatedHead.seq > seq).order_by(StatedHead.seq).limit(limit)
+        ).all()
+
+    def hashes(self) -> dict[int, bytes]:
+        """Return what was stated of which event."""
+        return {
+            row.seq: bytes(row.hash) for row in self.session.execute(select(StatedHead.seq, StatedHead.hash))
+        }
+
+    def add(self, head: StatedHead) -> None:
+        """Insert one."""
+        self.session.add(head)
+        self.session.flush()

@@ -6,7 +6,7 @@ locked no longer than that, and a verb that records between two locks cannot dea
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from uuid import UUID
@@ -14,10 +14,10 @@ from uuid import UUID
 import rfc8785
 
 from app.audit.events import Event
-from app.audit.repository import AuditChain
+from app.audit.repository import AuditChain, StatedHeads
 from app.http import ids
 from app.storage.database import Session, before_commit
-from app.tables import AuditEvent
+from app.tables import AuditEvent, StatedHead
 
 START = bytes(32)
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -49,10 +49,14 @@ class Entry:
 
 @dataclass(frozen=True, kw_only=True)
 class Verification:
-    """What walking the chain found; `broken_at` is the first sequence number that does not follow."""
+    """What walking the chain found; `broken_at` is the first sequence number that does not follow.
+
+    Or the first of which a signed statement says otherwise; `stated` are the statements that agree.
+    """
 
     events: int
     head: str
+    stated: int
     broken_at: int | None
 
 
@@ -86,6 +90,34 @@ def settle(session: Session) -> None:
     pending.clear()
 
 
+def head(session: Session) -> tuple[int, bytes]:
+    """Return the last committed sequence number and its hash."""
+    chain = AuditChain(session)
+    seq = chain.last()
+    return seq, chain.hash_of(seq) or START
+
+
+def last_stated(session: Session) -> StatedHead | None:
+    """Return the newest signed statement of where the chain was."""
+    return StatedHeads(session).newest()
+
+
+def keep_stated(session: Session, made: StatedHead, *, following: StatedHead | None) -> bool:
+    """Keep a signed statement, unless another was made meanwhile; return whether it is kept."""
+    stated = StatedHeads(session)
+    stated.alone()
+    newest = stated.newest()
+    if (newest and newest.seq) != (following and following.seq):
+        return False
+    stated.add(made)
+    return True
+
+
+def stated(session: Session, *, after: int = 0, limit: int = PAGE_ROWS_MAX) -> Sequence[StatedHead]:
+    """Return the signed statements of where the chain was, oldest first."""
+    return StatedHeads(session).after(after, limit=min(limit, PAGE_ROWS_MAX))
+
+
 def history(session: Session, subject_id: str, *, after: int = 0, limit: int = PAGE_ROWS_MAX) -> list[Entry]:
     """Return the events about one public id, oldest first."""
     settle(session)
@@ -109,15 +141,18 @@ def since(session: Session, after: int, *, limit: int = PAGE_ROWS_MAX) -> list[E
 
 
 def verify(session: Session) -> Verification:
-    """Walk the chain from the start to the head and recompute every hash."""
+    """Walk the chain from the start to the head and recompute every hash; compare what was signed of it."""
     settle(session)
     chain = AuditChain(session)
-    head = chain.head()
+    head, stated = chain.head(), StatedHeads(session).hashes()
     expected = (head.seq, bytes(head.hash))
-    seq, last, broken_at = _walk(chain.links())
+    seq, last, broken_at = _walk(chain.links(), stated)
     if broken_at is None and (seq, last) != expected:
         broken_at = min(seq, expected[0]) + 1
-    return Verification(events=seq, head=last.hex(), broken_at=broken_at)
+    if broken_at is None and stated and max(stated) > seq:
+        broken_at = seq + 1  # more was signed than there is
+    agree = sum(each <= seq for each in stated)
+    return Verification(events=seq, head=last.hex(), stated=agree, broken_at=broken_at)
 
 
 def link(seq: int, previous: bytes, body: bytes) -> bytes:
@@ -170,11 +205,14 @@ def _microseconds(at: datetime) -> int:
     return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
 
 
-def _walk(links: Iterable[tuple[int, bytes, bytes, bytes]]) -> tuple[int, bytes, int | None]:
+def _walk(
+    links: Iterable[tuple[int, bytes, bytes, bytes]], stated: Mapping[int, bytes]
+) -> tuple[int, bytes, int | None]:
     """Return the last sequence number and hash that hold, and where the chain breaks."""
     last_seq, last = 0, START
     for seq, body, own, previous in links:
-        if seq != last_seq + 1 or previous != last or own != link(seq, last, body):
+        follows = seq == last_seq + 1 and previous == last and own == link(seq, last, body)
+        if not follows or stated.get(seq, own) != own:
             return last_seq, last, last_seq + 1
         last_seq, last = seq, own
     return last_seq, last, None

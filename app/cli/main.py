@@ -9,6 +9,7 @@ from app.cli import bulk, operate
 from app.cli.auditing import audit
 from app.cli.bench import bench
 from app.cli.certificate import certificate
+from app.cli.chain import chain
 from app.cli.client import EXIT_REFUSED, Stopped, chosen, err
 from app.cli.erasing import hold, job, request
 from app.cli.fleet import fleet
@@ -46,6 +47,7 @@ for name, group in (
     ("certificate", certificate),
     ("keys", keys),
     ("audit", audit),
+    ("chain", chain),
     ("log", log),
     ("webhook", webhook),
     ("bench", bench),

@@ -4,7 +4,7 @@ Columns that hold a state are text with a CHECK; the vocabulary belongs to the r
 domain, and a test compares the two.
 """
 
-from app.tables.audit import AuditEvent, AuditHead
+from app.tables.audit import AuditEvent, AuditHead, StatedHead
 from app.tables.auth import ApiKey, Principal
 from app.tables.base import Base, new_id
 from app.tables.certificates import Certificate, Publication, StatusList
@@ -65,6 +65,7 @@ __all__ = [
     "RequestRecord",
     "RequestTarget",
     "ServingReplica",
+    "StatedHead",
     "StatusList",
     "Suppression",
     "VerdictRow",

@@ -1,6 +1,8 @@
 """What happened, in order, each event chained to the one before."""
 
-from sqlalchemy import BigInteger, CheckConstraint, LargeBinary, Text
+from datetime import datetime
+
+from sqlalchemy import BigInteger, CheckConstraint, DateTime, LargeBinary, Text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.tables.base import Base
@@ -29,3 +31,15 @@ class AuditHead(Base):
     id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     seq: Mapped[int] = mapped_column(BigInteger)
     hash: Mapped[bytes] = mapped_column(LargeBinary)
+
+
+class StatedHead(Base):
+    """A signed statement of where the chain was: whoever holds one knows of any other past."""
+
+    __tablename__ = "stated_heads"
+
+    seq: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    hash: Mapped[bytes] = mapped_column(LargeBinary)
+    pae_sha256: Mapped[str] = mapped_column(Text)
+    envelope: Mapped[bytes] = mapped_column(LargeBinary)
+    produced_at: Mapped[datetime] = mapped_column(DateTime(timezone=True))

@@ -12,7 +12,7 @@ down_revision = None
 branch_labels = None
 depends_on = None
 
-APPEND_ONLY = ("audit_events", "log_leaves", "log_nodes", "log_cosignatures")
+APPEND_ONLY = ("audit_events", "stated_heads", "log_leaves", "log_nodes", "log_cosignatures")
 
 
 def upgrade() -> None:
@@ -37,6 +37,15 @@ def upgrade() -> None:
         sa.Column("hash", sa.LargeBinary(), nullable=False),
         sa.CheckConstraint("id = 1", name=op.f("ck_audit_head_one")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_audit_head")),
+    )
+    op.create_table(
+        "stated_heads",
+        sa.Column("seq", sa.BigInteger(), autoincrement=False, nullable=False),
+        sa.Column("hash", sa.LargeBinary(), nullable=False),
+        sa.Column("pae_sha256", sa.Text(), nullable=False),
+        sa.Column("envelope", sa.LargeBinary(), nullable=False),
+        sa.Column("produced_at", sa.DateTime(timezone=True), nullable=False),
+        sa.PrimaryKeyConstraint("seq", name=op.f("pk_stated_heads")),
     )
     op.create_table(
         "event_cursors",
@@ -1346,6 +1355,7 @@ def downgrade() -> None:
     op.drop_table("log_leaves")
     op.drop_table("log_checkpoints")
     op.drop_table("event_cursors")
+    op.drop_table("stated_heads")
     op.drop_table("audit_head")
     op.drop_index(op.f("ix_audit_events_subject_id"), table_name="audit_events")
     op.drop_index(op.f("ix_audit_events_kind"), table_name="audit_events")

@@ -38,7 +38,7 @@ def test_events_are_chained_and_found_by_what_they_are_about(session: Session) -
     public = str(service.about(events.KeyRevoked(key, AT)))
     assert [entry.seq for entry in service.history(session, public)] == [1, 3]
     assert service.verify(session) == service.Verification(
-        events=3, head=service.listing(session)[-1].hash, broken_at=None
+        events=3, head=service.listing(session)[-1].hash, stated=0, broken_at=None
     )
 
 
