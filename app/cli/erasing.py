@@ -1,5 +1,6 @@
 """`lethe request` and `lethe job`: who is to be forgotten, and the work on it."""
 
+import json
 import sys
 import time
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from app.cli.client import Api, Stopped, chosen, err, runs, show, table
+from app.records.screening import NotScreened, digest_of
 
 request = typer.Typer(no_args_is_help=True, help="Erasure requests: from intake to the last decision.")
 hold = typer.Typer(no_args_is_help=True, help="Legal holds: place, list, lift.")
@@ -35,11 +37,15 @@ def create_request(
         str | None, typer.Option(help="Your own ticket number; no personal data.")
     ] = None,
     *,
+    content: Annotated[
+        Path | None,
+        typer.Option(help="Whatever says what these JSON lines say; only hashes are sent."),
+    ] = None,
     doubted: Annotated[
         bool, typer.Option("--doubted", help="You do not vouch for who asks; nothing is searched yet.")
     ] = False,
 ) -> None:
-    """Take in a request to be forgotten, by identifiers of the person or by record ids.
+    """Take in a request to be forgotten, by identifiers of the person, by record ids, or by content.
 
     What is typed here can be seen by others on this computer and stays in the shell's history; `-`
     reads an identifier from standard input.
@@ -59,6 +65,8 @@ def create_request(
         body["identity"] = "doubted"
     if identifiers:
         body["subject"] = identifiers
+    if content is not None:
+        body["content"] = {"sha256": [each.hex() for each in _digests(content)]}
     if dataset is not None or ids:
         body["records"] = {"dataset": dataset or "", "ids": ids}
     _show_request(Api("officer").post("/v1/erasure-requests", body))
@@ -452,6 +460,15 @@ def _show_hold(body: dict[str, Any]) -> None:
 
 def _act(account: str, request_id: str, what: str, body: object = None) -> None:
     _show_request(Api(account).post(f"/v1/erasure-requests/{request_id}/{what}", body))
+
+
+def _digests(lines: Path) -> list[bytes]:
+    """Return the SHA-256 of what each line of a training set says."""
+    try:
+        with lines.open(encoding="utf-8") as file:
+            return [digest_of(json.loads(line)) for line in file if line.strip()]
+    except (OSError, ValueError, AttributeError, NotScreened) as error:
+        raise Stopped(f"{lines} is no file of records: {type(error).__name__}", code=2) from error
 
 
 def _identifiers(email: list[str] | None, subject: list[str] | None) -> list[dict[str, str]]:

@@ -45,6 +45,22 @@ class NamedRecords:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Contents:
+    """What records say, by the SHA-256 of their canonical bytes, and the key of their hashes."""
+
+    sha256: Sequence[bytes]
+    key: bytes
+
+    def macs(self) -> list[bytes]:
+        """Return the keyed hashes by which records of these contents are found."""
+        return sorted({content.content_mac_of_digest(self.key, each) for each in self.sha256})
+
+    def __repr__(self) -> str:
+        """Show how many: a digest of what somebody said is as good as what they said, to who guesses."""
+        return f"Contents({len(self.sha256)})"
+
+
+@dataclass(frozen=True, kw_only=True)
 class RecordSet:
     """What a request concerns, and the hash that stands for exactly this."""
 
@@ -99,10 +115,11 @@ def record_set(session: Session, request: ErasureRequest) -> RecordSet:
     named = requests.records(request.id)
     exempt = {row.id: row.exempt for row in named}
     rows = {row.id: (row.dataset_id, row.arm) for row in named if approved or row.erased_at is None}
-    rows |= {
-        match.id: (match.dataset_id, match.arm)
-        for match in records.locate(session, [bytes(mac) for mac in request.subject_macs])
-    }
+    found = [
+        *records.locate(session, [bytes(mac) for mac in request.subject_macs]),
+        *records.locate_contents(session, [bytes(mac) for mac in request.content_macs]),
+    ]
+    rows |= {match.id: (match.dataset_id, match.arm) for match in found}
     learned = [id_ for id_, (_, arm) in rows.items() if arm == TRAINED_ARM and exempt.get(id_) is None]
     models = sorted({*approved, *(model.id for model in registry.that_know(session, learned))})
     return RecordSet(

@@ -74,16 +74,25 @@ class RecordsIn(BaseModel):
     ids: Annotated[list[RecordIdText], Field(min_length=1, max_length=RECORD_IDS_MAX)]
 
 
+class ContentIn(BaseModel):
+    """Records by what they say, in whichever dataset: SHA-256 of their canonical bytes (`lethe/canon/1`)."""
+
+    model_config = STRICT
+
+    sha256: Annotated[list[Hash], Field(min_length=1, max_length=RECORD_IDS_MAX)]
+
+
 def _listed(value: object) -> object:
     return value if isinstance(value, list) else [value]
 
 
 class ErasureRequestCreate(BaseModel):
-    """Whom or what to forget: a person by one or more identifiers, or records by their ids."""
+    """Whom or what to forget: a person by identifiers, records by their ids, or by what they say."""
 
     model_config = example(
         {"subject": [{"type": "email", "value": "ada@example.org"}], "external_ref": "T-1042"},
         {"records": {"dataset": "people", "ids": ["ada-1", "ada-2"]}},
+        {"content": {"sha256": ["4f2b1c0c7a52b0d0a3a1b8b0f7c1b7f3f6f0a1f0d6f6f4d1f1a6b1f5e0c9d8a7"]}},
     )
 
     subject: (
@@ -93,6 +102,7 @@ class ErasureRequestCreate(BaseModel):
         | None
     ) = None
     records: RecordsIn | None = None
+    content: ContentIn | None = None
     external_ref: Reference | None = None
     """Your own ticket number; no personal data."""
     identity: Literal["vouched", "doubted"] = "vouched"
@@ -100,9 +110,9 @@ class ErasureRequestCreate(BaseModel):
 
     @model_validator(mode="after")
     def whom_or_what(self) -> Self:
-        """Take exactly one of the two."""
-        if (self.subject is None) == (self.records is None):
-            raise PydanticCustomError("subject_or_records", "give a subject or records")
+        """Take exactly one of the three."""
+        if sum(each is not None for each in (self.subject, self.records, self.content)) != 1:
+            raise PydanticCustomError("subject_or_records", "give a subject, records or contents")
         return self
 
 

@@ -17,7 +17,7 @@ from app.erasure import deadlines, exemptions, matching, policy, steps
 from app.erasure.calendars import Calendar
 from app.erasure.exemptions import Exemption, Ground
 from app.erasure.lifecycle import ENDS, State, advance_stage, begun, earliest
-from app.erasure.matching import Identifier, NamedRecords, RecordSet
+from app.erasure.matching import Contents, Identifier, NamedRecords, RecordSet
 from app.erasure.repository import ErasureRequests, Holds
 from app.erasure.steps import Expected, Notice, View
 from app.errors import Conflict, Forbidden, Invalid, NotFound
@@ -36,6 +36,7 @@ def receive(
     submitted_by: UUID,
     identifiers: Sequence[Identifier] = (),
     named: NamedRecords | None = None,
+    contents: Contents | None = None,
     external_ref: str | None = None,
     vouched: bool = True,
     subject_key: bytes = b"",
@@ -65,6 +66,7 @@ def receive(
         submitted_by=submitted_by,
         external_ref=external_ref,
         subject_macs=macs,
+        content_macs=[] if contents is None else contents.macs(),
         received_at=received_at,
         received_on=received_on,
         due_on=dates.due_on,
@@ -81,7 +83,13 @@ def receive(
     request.duplicate_of = requests.open_of(macs, besides=request.id)
     audit.record(
         session,
-        events.RequestReceived(request.id, submitted_by, len(macs), dates.due_on.isoformat(), received_at),
+        events.RequestReceived(
+            request.id,
+            submitted_by,
+            len(macs) + len(request.content_macs),
+            dates.due_on.isoformat(),
+            received_at,
+        ),
     )
     failpoints.reach("intake.received")
     if named is not None:

@@ -61,7 +61,12 @@ def canonical(content: str | bytes | Mapping[str, str]) -> bytes:
 
 def content_mac(key: bytes, canonical_bytes: bytes) -> bytes:
     """Return the keyed hash of a record's content."""
-    return hmac.digest(key, b"lethe/content/v1\0" + hashlib.sha256(canonical_bytes).digest(), "sha256")
+    return content_mac_of_digest(key, hashlib.sha256(canonical_bytes).digest())
+
+
+def content_mac_of_digest(key: bytes, digest: bytes) -> bytes:
+    """Return the same for a content of which only the SHA-256 of its canonical bytes is known."""
+    return hmac.digest(key, b"lethe/content/v1\0" + digest, "sha256")
 
 
 def suppression_mac(key: bytes, digest: bytes) -> bytes:

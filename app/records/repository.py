@@ -232,6 +232,19 @@ class Records:
             .order_by(Record.dataset_id, Record.external_id)
         ).all()
 
+    def of_contents(self, content_macs: Collection[bytes]) -> Sequence[Row[int, UUID, str, str, bytes]]:
+        """Return the same of what says exactly one of these."""
+        return self.session.execute(
+            select(Record.id, Record.dataset_id, Record.external_id, Record.arm, Record.content_mac)
+            .join(Dataset, Dataset.id == Record.dataset_id)
+            .where(
+                Record.content_mac == func.any(cast(list(content_macs), ARRAY(LargeBinary))),
+                Record.erased_at.is_(None),
+                Dataset.state == "ready",
+            )
+            .order_by(Record.dataset_id, Record.external_id)
+        ).all()
+
     def of_external_ids(
         self, dataset_id: UUID, external_ids: Collection[str]
     ) -> Sequence[Row[int, UUID, str, str, bytes]]:

@@ -296,6 +296,11 @@ def locate(session: Session, subject_macs: Collection[bytes]) -> Sequence[Match]
     return [Match(*row) for row in Records(session).of_subjects(subject_macs)] if subject_macs else []
 
 
+def locate_contents(session: Session, content_macs: Collection[bytes]) -> Sequence[Match]:
+    """Return the records that say exactly one of these, in every registered dataset, about whomever."""
+    return [Match(*row) for row in Records(session).of_contents(content_macs)] if content_macs else []
+
+
 def locate_named(session: Session, dataset_id: UUID, external_ids: Sequence[str]) -> Sequence[Match]:
     """Return the records of these ids; Invalid if one is unknown or erased, told by its place alone."""
     if len(external_ids) > RECORD_IDS_MAX:

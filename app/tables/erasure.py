@@ -72,6 +72,8 @@ class ErasureRequest(Base):
     """The caller's own ticket number."""
     subject_macs: Mapped[list[bytes]] = mapped_column(ARRAY(LargeBinary), default=list)
     """Keyed hashes of the identifiers given; empty when records were named instead."""
+    content_macs: Mapped[list[bytes]] = mapped_column(ARRAY(LargeBinary), default=list)
+    """Keyed hashes of contents, where what a record says was given instead of whom it is about."""
     record_set_hash: Mapped[bytes | None] = mapped_column(LargeBinary)
     records_matched: Mapped[int] = mapped_column(default=0)
     received_at: Mapped[datetime] = mapped_column(DateTime(timezone=True))

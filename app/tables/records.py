@@ -59,6 +59,7 @@ class Record(Base):
         CheckConstraint(one_of("arm", "train", "held_back"), name="arm"),
         Index("ix_records_dataset_external", "dataset_id", "external_id", unique=True),
         Index("ix_records_subject_macs", "subject_macs", postgresql_using="gin"),
+        Index("ix_records_content_mac", "content_mac"),
         Index("ix_records_dataset_cluster", "dataset_id", "cluster"),
         # What was erased once is recognised when a file brings it back.
         Index("ix_records_erased_content", "content_mac", postgresql_where="erased_at IS NOT NULL"),

@@ -224,6 +224,7 @@ def upgrade() -> None:
         sa.Column("submitted_by", sa.Uuid(), nullable=False),
         sa.Column("external_ref", sa.Text(), nullable=True),
         sa.Column("subject_macs", postgresql.ARRAY(sa.LargeBinary()), nullable=False),
+        sa.Column("content_macs", postgresql.ARRAY(sa.LargeBinary()), nullable=False),
         sa.Column("record_set_hash", sa.LargeBinary(), nullable=True),
         sa.Column("records_matched", sa.Integer(), nullable=False),
         sa.Column("received_at", sa.DateTime(timezone=True), nullable=False),
@@ -488,6 +489,7 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["dataset_id"], ["datasets.id"], name=op.f("fk_records_dataset_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_records")),
     )
+    op.create_index("ix_records_content_mac", "records", ["content_mac"], unique=False)
     op.create_index("ix_records_dataset_cluster", "records", ["dataset_id", "cluster"], unique=False)
     op.create_index("ix_records_dataset_external", "records", ["dataset_id", "external_id"], unique=True)
     op.create_index(
@@ -1320,6 +1322,7 @@ def downgrade() -> None:
     op.drop_index("ix_records_erased_content", table_name="records", postgresql_where="erased_at IS NOT NULL")
     op.drop_index("ix_records_dataset_external", table_name="records")
     op.drop_index("ix_records_dataset_cluster", table_name="records")
+    op.drop_index("ix_records_content_mac", table_name="records")
     op.drop_table("records")
     op.drop_table("opendsr_requests")
     op.drop_table("models")

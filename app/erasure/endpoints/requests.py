@@ -13,7 +13,7 @@ from app.auth.dependencies import RecordsLookup, RequestsCreate, RequestsRead, R
 from app.erasure import reading, schemas, service
 from app.erasure.calendars import Calendar
 from app.erasure.lifecycle import BEFORE_APPROVAL, OPEN, Sort, State
-from app.erasure.matching import Identifier, NamedRecords
+from app.erasure.matching import Contents, Identifier, NamedRecords
 from app.erasure.repository import Filter
 from app.erasure.schemas import (
     CertificateLink,
@@ -67,6 +67,9 @@ def receive_request(
         identifiers=_identifiers(body.subject or ()),
         named=NamedRecords(dataset=body.records.dataset, external_ids=body.records.ids)
         if body.records
+        else None,
+        contents=Contents(sha256=[bytes.fromhex(each) for each in body.content.sha256], key=keys.content)
+        if body.content
         else None,
         external_ref=body.external_ref,
         vouched=body.identity == "vouched",

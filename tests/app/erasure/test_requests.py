@@ -1,5 +1,6 @@
 """Requests over HTTP, on a real Postgres: from the first call to the last transition that a job makes."""
 
+import hashlib
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -69,6 +70,24 @@ def test_a_request_by_record_ids(portal: Caller, people: UUID, model: UUID, *, b
     assert (answer.status_code, answer.json()["records_matched"]) == (201, 2)
 
 
+def test_a_request_by_what_records_say(
+    portal: Caller, officer: Caller, world: World, people: UUID, model: UUID
+) -> None:
+    """Whoever they are said to be about: the copy in another dataset is the same content."""
+    world.dataset("copies", {"somebody@example.org": ["ada-2", "elsewhere"]})
+    digests = [hashlib.sha256(each).hexdigest() for each in (b"ada-2", b"bob-1", b"nobody said this")]
+    answer = portal.post(REQUESTS, {"content": {"sha256": [*digests, digests[0]]}})
+    assert (answer.status_code, answer.json()["records_matched"]) == (201, 3)
+    found = officer.get(f"{REQUESTS}/{answer.json()['id']}/records").json()
+    assert len({each["dataset"] for each in found}) == 2
+    assert all(digest not in answer.text for digest in digests)
+    world.dataset("later", {"else@example.org": ["bob-1"]})
+    again = officer.post(f"{REQUESTS}/{answer.json()['id']}/resolutions")
+    assert again.json()["records_matched"] == 4
+    nothing = portal.post(REQUESTS, {"content": {"sha256": [digests[2]]}})
+    assert nothing.json()["state"] == "no_match"
+
+
 def test_a_person_of_whom_we_have_nothing(portal: Caller, model: UUID) -> None:
     assert ask(portal, "nobody@example.org")["state"] == "no_match"
 
@@ -109,6 +128,12 @@ def test_an_unknown_dataset(portal: Caller) -> None:
             {"subject": {"type": "email", "value": "x"}, "records": {"dataset": "d", "ids": ["1"]}},
             [("", "subject_or_records")],
         ),
+        (
+            {"subject": {"type": "email", "value": "x"}, "content": {"sha256": ["ab" * 32]}},
+            [("", "subject_or_records")],
+        ),
+        ({"content": {"sha256": []}}, [("/content/sha256", "too_short")]),
+        ({"content": {"sha256": ["AB" * 32]}}, [("/content/sha256/0", "string_pattern_mismatch")]),
         ({"subject": {"type": "email"}}, [("/subject/0/value", "missing")]),
         ({"subject": {"type": "email", "value": "no address"}}, [("/subject/0/value", "email-form")]),
         ({"subject": {"type": "E Mail", "value": "x"}}, [("/subject/0/type", "string_pattern_mismatch")]),
