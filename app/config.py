@@ -79,6 +79,8 @@ class Settings(BaseSettings):
     reads_per_minute: PositiveInt = 600
     writes_per_minute: PositiveInt = 120
     """Of each caller; one too many is answered 429."""
+    tracing: bool = False
+    """OpenTelemetry spans of calls, to where its own variables say; needs the extra `tracing`."""
     body_bytes_max: PositiveInt = 2 * 1024 * 1024
     imports_per_hour: PositiveInt = 10
     import_bytes_max: PositiveInt = 16 * 1024 * 1024

@@ -38,7 +38,7 @@ from app.erasure.endpoints import decisions as erasure_decisions
 from app.erasure.endpoints import exports as erasure_exports
 from app.erasure.endpoints import holds as erasure_holds
 from app.erasure.endpoints import requests as erasure
-from app.http import description, problems
+from app.http import description, problems, tracing
 from app.http.hub import Hub
 from app.http.limiting import RateLimiter
 from app.http.middleware import Access, BodyLimit
@@ -100,8 +100,7 @@ def create_app(settings: Settings, *, clock: Clock = system_clock) -> FastAPI:
         summary="Erases people's data from trained language models, and shows it.",
         version="1",
         lifespan=lifespan,
-        # Its built-in OpenTelemetry records exception texts, and texts quote what people sent (R71).
-        telemetry={"tracing": False, "metrics": False, "logs": False},
+        telemetry=tracing.configured(wanted=settings.tracing),
         dependencies=[Depends(description.only_named)],
         docs_url=None,
         redoc_url=None,
