@@ -31,6 +31,8 @@ class Settings(BaseSettings):
     profile: Literal["embedded", "production"] = "embedded"
     home: Path = Field(default_factory=default_home)
     database_url: str | None = None
+    database_owner_url: str | None = None
+    """The same database as who owns its tables: what `lethe migrate` connects as, and nothing else."""
     redis_url: str | None = None
     model_server_url: str | None = None
     model_admin_url: str | None = None

@@ -102,12 +102,14 @@ def demo(
 def migrate() -> None:
     """Bring the database at LETHE_DATABASE_URL to this release's revision.
 
-    Several may run at once; one does the work. `lethe up` does this by itself.
+    With LETHE_DATABASE_OWNER_URL as the role that it names, which then owns the tables; the service's own
+    role may use them and change none. Several may run at once; one does the work. `lethe up` does this by
+    itself.
     """
-    url = Settings().database_url
-    if url is None:
+    settings = Settings()
+    if settings.database_url is None:
         raise Stopped("LETHE_DATABASE_URL is not set")
-    migrations.migrate(url)
+    migrations.migrate(settings.database_owner_url or settings.database_url, app_url=settings.database_url)
     out.print(f"the database is at revision {migrations.head()}")
 
 

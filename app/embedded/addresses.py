@@ -9,7 +9,7 @@ from app.embedded import servers
 from app.embedded.parts import LOOPBACK, StartFailed, reachable
 
 SOCKET_PATH_BYTES_MAX = 100
-DATABASE = "lethe"
+DATABASE, OWNER = "lethe", "lethe_owner"
 
 
 def free_ports(settings: Settings) -> Settings:
@@ -62,6 +62,8 @@ def complete(settings: Settings) -> Settings:
         "home": home,
         "keyring": settings.keys.resolve(),
         "database_url": settings.database_url or postgres_url(home, DATABASE, DATABASE),
+        "database_owner_url": settings.database_owner_url
+        or (postgres_url(home, OWNER, DATABASE) if settings.database_url is None else None),
         "redis_url": settings.redis_url or redis,
         "model_server_url": settings.model_server_url or f"http://{LOOPBACK}:{settings.model_port}",
         "model_admin_url": settings.model_admin_url or f"http://{LOOPBACK}:{settings.model_admin_port}",
@@ -74,8 +76,9 @@ def complete(settings: Settings) -> Settings:
 
 
 def variables(settings: Settings) -> dict[str, str]:
-    """Return the environment that makes a child read the same settings."""
-    return {f"LETHE_{name.upper()}": str(value) for name, value in settings if value is not None}
+    """Return the environment that makes a child read the same settings, but for who owns the tables."""
+    told = settings.model_copy(update={"database_owner_url": None})
+    return {f"LETHE_{name.upper()}": str(value) for name, value in told if value is not None}
 
 
 def postgres_url(home: Path, user: str, database: str) -> str:

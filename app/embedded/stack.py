@@ -137,14 +137,19 @@ class Stack:
             self._say("Postgres")
             self._await(self._begin(servers.postgres(self.home)))
             migrations.ensure_database(
-                addresses.postgres_url(self.home, "postgres", "postgres"), addresses.DATABASE
+                addresses.postgres_url(self.home, "postgres", "postgres"),
+                addresses.DATABASE,
+                owner=addresses.OWNER,
             )
         if self._external.redis_url is None and self.settings.redis_url is not None:
             self._say("Redis")
             self._await(self._begin(servers.redis(self.home)))
         self._say("migrations")
         assert self.settings.database_url is not None, "the addresses are complete"
-        migrations.migrate(self.settings.database_url)
+        migrations.migrate(
+            self.settings.database_owner_url or self.settings.database_url,
+            app_url=self.settings.database_url,
+        )
         try:
             self.keys = accounts.ensure(self.settings)
         except Restored as restored:
