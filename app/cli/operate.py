@@ -14,8 +14,8 @@ from app.auth.scopes import ROLES
 from app.cli.client import Stopped, chosen, err, out
 from app.clock import system_clock
 from app.config import Settings
-from app.embedded import accounts
-from app.embedded.stack import Stack, StartFailed
+from app.embedded import accounts, addresses
+from app.embedded.stack import Stack, StartFailed, pids
 from app.erasure import restoring
 from app.errors import Problem
 from app.http import ids
@@ -124,15 +124,17 @@ def restore_check(
 ) -> None:
     """After a backup was restored: say what the database has forgotten, and put right what can be.
 
-    Until --apply has run, the restored database takes no write. Needs LETHE_DATABASE_URL and the object
-    store (LETHE_STORAGE_URL), which holds a copy of the audit chain; stop the API and the workers first.
+    Until --apply has run, the restored database takes no write. Needs LETHE_DATABASE_URL, unless `lethe up`
+    runs on this computer, and the object store (LETHE_STORAGE_URL), which holds a copy of the audit chain.
     Ends with 1 while something is missing.
 
     Example: lethe restore-check --apply --out restored.json
     """
     settings = Settings()
+    if settings.database_url is None and pids(settings.home):
+        settings = addresses.complete(settings)
     if settings.database_url is None:
-        raise Stopped("LETHE_DATABASE_URL is not set")
+        raise Stopped("LETHE_DATABASE_URL is not set, and no `lethe up` runs here")
     engine, copy = connect(settings.database_url, statement_seconds=60), Archive.of(settings.storage)
     try:
         with transactions(engine)() as session:

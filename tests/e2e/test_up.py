@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -134,6 +135,55 @@ def test_killed_and_up_again_with_the_same_data(settings: Settings) -> None:
         assert again == left
         kept = httpx.get(f"{left['url']}/v1/erasure-requests/{made['id']}", headers=headers).json()
         assert kept["id"] == made["id"]
+    none_left(settings.home, within_seconds=0.1)
+
+
+def test_a_database_put_back_from_a_backup_is_read_only_until_it_was_looked_at(settings: Settings) -> None:
+    body = {"subject": {"type": "email", "value": "ada@example.org"}}
+    url, often = f"http://127.0.0.1:{settings.port}/v1/erasure-requests", {"LETHE_SWEEP_SECONDS": "0.5"}
+
+    def ask(key: str) -> httpx.Response:
+        return httpx.post(url, headers=headers | {"Idempotency-Key": key}, json=body)
+
+    def check(*words: str) -> tuple[int, str]:
+        ran = subprocess.run(
+            processes.python("-m", "app.cli.main", "restore-check", *words),
+            env=processes.environment(LETHE_HOME=str(settings.home)), capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        return ran.returncode, ran.stdout + ran.stderr
+
+    with up(settings, **often) as supervisor:
+        said(supervisor, "Ctrl-C")
+        left = json.loads((settings.home / "credentials.json").read_text())
+        headers = {"Authorization": f"Bearer {left['keys']['officer']}"}
+        kept = ask("1").json()["id"]
+    # With owners and modes: as root, Postgres runs as somebody else.
+    subprocess.run(["cp", "-a", settings.home / "postgres", settings.home / "backup"], check=True)
+    with up(settings, **often) as supervisor:
+        said(supervisor, "Ctrl-C")
+        lost = ask("2").json()["id"]
+        copied = settings.home / "store" / "audit" / "000000000001.jsonl"
+        deadline = time.monotonic() + 60
+        while lost not in copied.read_text():
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        assert check()[0] == 0
+    shutil.rmtree(settings.home / "postgres")
+    (settings.home / "backup").rename(settings.home / "postgres")
+
+    with up(settings, **often) as supervisor:
+        said(supervisor, "Ctrl-C")
+        ready = httpx.get(f"http://127.0.0.1:{settings.port}/readyz").json()
+        assert (ready["status"], ready["parts"]["postgres"]) == ("degraded", "restored")
+        assert httpx.get(f"{url}/{kept}", headers=headers).status_code == 200
+        assert httpx.get(f"{url}/{lost}", headers=headers).status_code == 404
+        assert (ask("3").status_code, ask("3").json()["code"]) == (503, "database-restored")
+        code, told = check()
+        assert (code, lost in told) == (1, True)
+        assert check("--apply")[0] == 0
+        assert ask("3").status_code == 201
+        ready = httpx.get(f"http://127.0.0.1:{settings.port}/readyz").json()
+        assert (ready["status"], ready["parts"]["postgres"]) == ("ready", "ok")
     none_left(settings.home, within_seconds=0.1)
 
 
