@@ -36,6 +36,7 @@ from app.erasure.endpoints import decisions as erasure_decisions
 from app.erasure.endpoints import exports as erasure_exports
 from app.erasure.endpoints import holds as erasure_holds
 from app.erasure.endpoints import requests as erasure
+from app.erasure.forgetting import sealed
 from app.http import description, problems
 from app.http.hub import Hub
 from app.http.limiting import RateLimiter
@@ -51,6 +52,7 @@ from app.registry import endpoints as registry
 from app.registry import service as models
 from app.storage import readiness
 from app.storage.database import DatabaseError, Transaction, connect, transactions
+from app.storage.epochs import EpochKeys
 from app.storage.keyring import Keyring
 from app.storage.objects import ObjectStore
 from app.storage.readiness import Postgres
@@ -116,7 +118,13 @@ def create_app(settings: Settings, *, clock: Clock = system_clock) -> FastAPI:
     app.state.objects = ObjectStore.open(settings.storage)
     app.state.calendar = calendars.load(settings.jurisdiction, settings.time_zone)
     app.state.reach = Reach.of(settings)
-    app.state.transaction = transactions(engine, {"poke": celery_poke(settings.redis_url)})
+    app.state.transaction = transactions(
+        engine,
+        {
+            "poke": celery_poke(settings.redis_url),
+            sealed.INFO: EpochKeys(settings.epochs, clock=clock),
+        },
+    )
     app.state.provider = Provider.of(settings, clock=clock)
     app.state.limiter = RateLimiter(
         reads=settings.reads_per_minute,
