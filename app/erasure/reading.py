@@ -20,6 +20,7 @@ from app.erasure.steps import View
 from app.errors import Gone, NotFound
 from app.http import ids
 from app.storage.database import Session
+from app.tables import ErasureRequest
 
 FOUND_MAX = 200
 
@@ -105,10 +106,7 @@ def identity(session: Session, request_id: UUID, *, by: Caller, at: datetime) ->
     Raises:
         Gone: the request is purged; nobody knows any more.
     """
-    request = ErasureRequests(session).get(request_id)
-    if request is None:
-        raise NotFound("there is no such request")
-    if request.purged_at is not None:
+    if _known(session, request_id).purged_at is not None:
         raise Gone("what was known of the person is destroyed", code="purged")
     held = {
         field: sealed.unseal(session, request_id, field).decode()
@@ -136,8 +134,9 @@ def history(session: Session, request_id: UUID, *, after: int, limit: int) -> li
 
 
 def records(session: Session, request_id: UUID, *, after: int, limit: int) -> list[NamedRecord]:
-    """Return the records that a request names, by id."""
-    _known(session, request_id)
+    """Return the records that a request names, by id; `Gone` once it is purged."""
+    if _known(session, request_id).purged_at is not None:
+        raise Gone("which records it named is forgotten", code="purged")
     found = ErasureRequests(session).records_page(request_id, after=after, limit=limit)
     return [
         NamedRecord(id=row.id, dataset=row.dataset_id, exempt=row.exempt, erased_at=row.erased_at)
@@ -162,6 +161,8 @@ def counts(session: Session, *, now: datetime) -> Counts:
     )
 
 
-def _known(session: Session, request_id: UUID) -> None:
-    if ErasureRequests(session).get(request_id) is None:
+def _known(session: Session, request_id: UUID) -> ErasureRequest:
+    request = ErasureRequests(session).get(request_id)
+    if request is None:
         raise NotFound("there is no such request")
+    return request

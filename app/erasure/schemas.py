@@ -42,6 +42,8 @@ STRICT = ConfigDict(extra="forbid", hide_input_in_errors=True)
 HOLD_DAYS_MAX = policy.load("default").hold_days_longest
 
 IdentifierType = Annotated[str, StringConstraints(pattern=content.TYPE_PATTERN)]
+
+
 def _encodable(text: SecretStr) -> SecretStr:
     """Refuse half a character: JSON can spell one, and no bytes can."""
     try:
@@ -314,6 +316,8 @@ SHOWN: dict[str, Any] = {
     "ground": None,
     "notified_on": None,
     "concluded_at": None,
+    "purged_at": None,
+    "grounds_kept": [],
     "targets": [],
 }
 
@@ -385,6 +389,10 @@ class RequestOut(Receipt):
     notified_on: date | None
     """When the person was told of a refusal, in whole or in part."""
     concluded_at: datetime | None
+    purged_at: datetime | None
+    """From then on it is a tombstone: nothing here leads to the person any more."""
+    grounds_kept: list[str]
+    """Of a tombstone: on which grounds records were kept."""
     targets: list[TargetOut]
 
 
@@ -515,6 +523,8 @@ def shown(view: View, now: datetime) -> RequestOut:
         ground=request.ground,
         notified_on=request.notified_on,
         concluded_at=request.concluded_at,
+        purged_at=request.purged_at,
+        grounds_kept=request.grounds_kept or [],
         targets=[target_out(target) for target in view.targets],
     )
 

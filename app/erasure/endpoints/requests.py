@@ -214,7 +214,7 @@ def read_targets(request_id: RequestId, session: SessionDep, _caller: RequestsRe
     return [schemas.target_out(each) for each in service.read(session, request_id).targets]
 
 
-@router.get("/{request_id}/records", responses=responses(Forbidden, NotFound))
+@router.get("/{request_id}/records", responses=responses(Forbidden, NotFound, Gone))
 def read_records(
     request_id: RequestId,
     session: SessionDep,
@@ -222,7 +222,7 @@ def read_records(
     after: Annotated[int, Query(ge=0, le=2**62, description="The number of the last `rec_` you have.")] = 0,
     limit: Limit = pagination.ROWS_DEFAULT,
 ) -> list[RecordOut]:
-    """Read which records a request names and what becomes of each; never what they say."""
+    """Read which records a request names and what becomes of each; never what they say, and not for ever."""
     return [
         schemas.record_out(each) for each in reading.records(session, request_id, after=after, limit=limit)
     ]

@@ -8,6 +8,7 @@ the same for every verb of a process.
 import json
 import secrets
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from enum import StrEnum
 from uuid import UUID
 
@@ -66,6 +67,19 @@ def unseal(session: Session, request_id: UUID, field: Field) -> bytes:
     key = _key(session, row)
     assert held is not None, "what is not destroyed is there"
     return sealing.unseal(key, bytes(held), about=_about(request_id, field))
+
+
+def destroy(session: Session, request_id: UUID, *, at: datetime) -> int:
+    """Destroy the data key of a request, and what was sealed by it; return how many fields that were."""
+    row = Secrets(session).locked(request_id)
+    if row is None or row.destroyed_at is not None:
+        return 0
+    held = [field for field in Field if getattr(row, field) is not None]
+    for field in Field:
+        setattr(row, field, None)
+    row.epoch_id, row.data_key, row.destroyed_at = None, None, at
+    session.flush()
+    return len(held)
 
 
 def fields(session: Session, request_id: UUID) -> list[Field]:
