@@ -36,6 +36,7 @@ from app.erasure.endpoints import decisions as erasure_decisions
 from app.erasure.endpoints import exports as erasure_exports
 from app.erasure.endpoints import holds as erasure_holds
 from app.erasure.endpoints import requests as erasure
+from app.erasure.endpoints import retention as erasure_retention
 from app.erasure.forgetting import sealed
 from app.http import description, problems
 from app.http.hub import Hub
@@ -194,6 +195,7 @@ def _mount(app: FastAPI) -> None:
     app.include_router(erasure_holds.router)
     app.include_router(erasure_bulk.router)
     app.include_router(erasure_exports.router)
+    app.include_router(erasure_retention.router)
     app.include_router(imports.router)
     app.include_router(jobs.router)
     app.include_router(jobs.models)

@@ -21,6 +21,7 @@ that, and so does which request names them; so do requests under a legal hold or
 here knows a clock or a table.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -52,3 +53,8 @@ POLICY = Retention(
     openings=timedelta(days=30),
     logs=timedelta(days=14),
 )
+
+
+def spans() -> Mapping[str, timedelta]:
+    """Return every class of data that has an end, and how long it is kept."""
+    return {name: span for name, span in vars(POLICY).items() if isinstance(span, timedelta)}

@@ -9,7 +9,7 @@ records, and their rows, until it is made exact: without them the compaction cou
 nor certify that it did. What leads to the person is destroyed all the same.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
@@ -77,6 +77,11 @@ def delete(session: Session, *, now: datetime) -> int:
     for request_id in gone:
         audit.record(session, events.TombstoneDeleted(request_id, now))
     return len(gone)
+
+
+def purged(session: Session, request_ids: Collection[UUID]) -> frozenset[UUID]:
+    """Return which of these are tombstones."""
+    return Purges(session).purged(request_ids)
 
 
 def backlog(session: Session, now: datetime) -> Backlog:

@@ -124,6 +124,13 @@ class Purges:
         found = select(ErasureRequest.id).where(ErasureRequest.id == request_id, _ended(before), ~_kept(now))
         return self.session.scalar(found) is not None
 
+    def purged(self, request_ids: Collection[UUID]) -> frozenset[UUID]:
+        """Return which of these requests are purged."""
+        found = select(ErasureRequest.id).where(
+            ErasureRequest.id.in_(request_ids), ErasureRequest.purged_at.is_not(None)
+        )
+        return frozenset(self.session.scalars(found))
+
     def count_due(self, *, before: datetime, now: datetime) -> tuple[int, int]:
         """Return how many are due and kept by nothing, and how many are due at all."""
         row = self.session.execute(
