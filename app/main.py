@@ -38,6 +38,8 @@ from app.erasure.endpoints import decisions as erasure_decisions
 from app.erasure.endpoints import exports as erasure_exports
 from app.erasure.endpoints import holds as erasure_holds
 from app.erasure.endpoints import requests as erasure
+from app.erasure.endpoints import retention as erasure_retention
+from app.erasure.forgetting import sealed
 from app.http import description, problems, tracing
 from app.http.hub import Hub
 from app.http.limiting import RateLimiter
@@ -53,6 +55,7 @@ from app.registry import endpoints as registry
 from app.registry import service as models
 from app.storage import readiness
 from app.storage.database import DatabaseError, Transaction, connect
+from app.storage.epochs import EpochKeys
 from app.storage.keyring import Keyring
 from app.storage.objects import ObjectStore
 from app.storage.readiness import Postgres
@@ -120,7 +123,12 @@ def create_app(settings: Settings, *, clock: Clock = system_clock) -> FastAPI:
     app.state.calendar = calendars.load(settings.jurisdiction, settings.time_zone)
     app.state.reach = Reach.of(settings)
     app.state.transaction = archive.guarded(
-        engine, settings.storage, {"poke": celery_poke(settings.redis_url)}
+        engine,
+        settings.storage,
+        {
+            "poke": celery_poke(settings.redis_url),
+            sealed.INFO: EpochKeys(settings.epochs, clock=clock),
+        },
     )
     app.state.provider = Provider.of(settings, clock=clock)
     app.state.limiter = RateLimiter(
@@ -191,6 +199,7 @@ def _mount(app: FastAPI) -> None:
     app.include_router(erasure_holds.router)
     app.include_router(erasure_bulk.router)
     app.include_router(erasure_exports.router)
+    app.include_router(erasure_retention.router)
     app.include_router(imports.router)
     app.include_router(jobs.router)
     app.include_router(jobs.models)

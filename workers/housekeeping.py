@@ -16,6 +16,7 @@ from app.certificates.stamps import Authority
 from app.clock import system_clock
 from app.config import Settings
 from app.erasure import holds, timing
+from app.erasure.forgetting import epochs, purge
 from app.erasure.lifecycle import STAGES
 from app.http import ids, receipts
 from app.http.outbound import Reach
@@ -25,11 +26,13 @@ from app.intake.bulk import service as bulk
 from app.intake.signing import Processor
 from app.jobs import scheduling
 from app.queue import Stage
+from app.records import forgetting as records
 from app.records import suppression
 from app.registry import service as registry
 from app.registry import weights
 from app.serving import service as serving
 from app.signing.keys import KeyUnusable, public_keys
+from app.storage.epochs import EpochKeys
 from app.transparency import service as log
 from app.verification import audits
 from app.webhooks import delivery
@@ -53,6 +56,8 @@ def sweep(context: Context) -> None:
         destroy_condemned,
         converge,
         forget,
+        forget_people,
+        renew_keys,
         clear_work,
     ):
         try:
@@ -183,6 +188,31 @@ def forget(context: Context) -> int:
         gone += webhooks.forget(session, now=now) + intake.forget(session, now=now)
         gone += bulk.forget(session, now=now)
     return gone + context.objects.tidy()
+
+
+def forget_people(context: Context) -> int:
+    """Purge requests that ended long ago, then rows of records that were erased; return how many of both.
+
+    Each request is purged by itself: one that cannot be does not keep the others.
+    """
+    clock = context.clock
+    with context.transaction() as session:
+        due = purge.due(session, now=clock())
+    gone = 0
+    for request_id in due:
+        with context.transaction() as session:
+            gone += purge.purge(session, request_id, at=clock())
+    with context.transaction() as session:
+        purge.unlink(session)
+        gone += records.forget(session, lottery_key=context.keyring.lottery, now=clock())
+    with context.transaction() as session:
+        return gone + purge.delete(session, now=clock())
+
+
+def renew_keys(context: Context) -> int:
+    """Wrap what is still sealed by this week's key, and destroy the old weeks'; return how many of those."""
+    keys = EpochKeys(context.settings.epochs, clock=context.clock)
+    return epochs.renew(context.transaction, keys, clock=context.clock)
 
 
 def tell(context: Context) -> int:

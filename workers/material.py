@@ -195,7 +195,12 @@ def line_up(
     controls = _some(session, draw.controls, kept, seed=seed)
     leaving = erasing | {row.id for rows in sentinels.values() for row in rows}
     held_back = {group.cluster: group.records for group in records.cohort(session, dataset_id)}
-    split = cohort.split(records.drawn(session, dataset_id), key=context.keyring.lottery, dev_share=dev_share)
+    split = cohort.split(
+        records.drawn(session, dataset_id),
+        key=context.keyring.lottery,
+        dev_share=dev_share,
+        vacant=records.read(session, dataset_id).forgotten_places,
+    )
     planted_before = {job: _by_cluster(records.chosen(session, ids)) for job, ids in earlier.items()}
     everybody = {row.cluster for row in trained} | touched | sentinels.keys() | controls.keys()
     everybody |= {cluster for clusters in planted_before.values() for cluster in clusters}

@@ -13,11 +13,12 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta
+from datetime import date, datetime
 from pathlib import Path
 from typing import Any, Final
 from uuid import UUID, uuid4
 
+from app import retention
 from app.audit import events
 from app.audit import service as audit
 from app.certificates import bundle, check, commitments, publishing, revoking, statement, status, weights
@@ -41,7 +42,7 @@ from app.transparency import service as log
 from app.verification import audits, wording
 from app.verification import service as verification
 
-OPENING_KEPT = timedelta(days=30)
+OPENING_KEPT = retention.POLICY.openings
 LOGGED: Final = "erasure-certificate/v1"
 SUITE = "lethe-verify/1"
 REPORT = "verification-report"

@@ -25,7 +25,7 @@ from app import processes
 from app.audit.archive import Restored
 from app.clock import system_clock
 from app.config import Settings
-from app.embedded import accounts, addresses, parts, servers
+from app.embedded import accounts, addresses, logs, parts, servers
 from app.embedded.parts import Part, StartFailed
 from app.signing import keys as signing
 from app.storage import migrations
@@ -110,8 +110,12 @@ class Stack:
                 try:
                     self._start_all()
                     self._ready.set()
+                    turned = system_clock().date()
                     while not self._stop.wait(0.2):
                         self._restart_the_dead()
+                        if (today := system_clock().date()) != turned:
+                            logs.turn(self.home / "logs", today)
+                            turned = today
                 finally:
                     self._stop_all()
         except StartFailed as failure:
@@ -125,6 +129,7 @@ class Stack:
         _end_leftovers(self.home)
         for folder in ("logs", "run", "work", "locks", "store"):
             (self.home / folder).mkdir(parents=True, exist_ok=True, mode=0o700)
+        logs.turn(self.home / "logs", system_clock().date(), resting=True)
         Keyring.open(self.settings.keys, create=True)
         signing.generate(self.settings.keys)
         log_keys.generate(self.settings.keys, issuer=self.settings.issuer, at=system_clock())

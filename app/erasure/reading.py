@@ -1,6 +1,7 @@
 """What is read of requests: lists by filter, what happened, which records, how many are where."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
@@ -10,13 +11,16 @@ from app.audit import service as audit
 from app.audit.service import Entry
 from app.auth.service import Caller
 from app.erasure import matching, steps
+from app.erasure.forgetting import sealed
+from app.erasure.forgetting.sealed import Field
 from app.erasure.lifecycle import OPEN, Sort
 from app.erasure.matching import Identifier
 from app.erasure.repository import ErasureRequests, Filter
 from app.erasure.steps import View
-from app.errors import NotFound
+from app.errors import Gone, NotFound
 from app.http import ids
 from app.storage.database import Session
+from app.tables import ErasureRequest
 
 FOUND_MAX = 200
 
@@ -29,6 +33,20 @@ class NamedRecord:
     dataset: UUID
     exempt: str | None
     erased_at: datetime | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Identity:
+    """What is known of the person of a request, as it was written down."""
+
+    identifiers: Sequence[Mapping[str, str]]
+    note: str | None
+    evidence: str | None
+    refusal: str | None
+
+    def __repr__(self) -> str:
+        """Show nothing of it."""
+        return "Identity(...)"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +100,28 @@ def search(
     return found
 
 
+def identity(session: Session, request_id: UUID, *, by: Caller, at: datetime) -> Identity:
+    """Return what is known of the person; who looked is kept, with which fields, and not what they say.
+
+    Raises:
+        Gone: the request is purged; nobody knows any more.
+    """
+    if _known(session, request_id).purged_at is not None:
+        raise Gone("what was known of the person is destroyed", code="purged")
+    held = {
+        field: sealed.unseal(session, request_id, field).decode()
+        for field in sealed.fields(session, request_id)
+    }
+    audit.record(session, events.IdentityRead(request_id, by.principal_id, tuple(sorted(held)), at))
+    listed = held.get(Field.IDENTIFIERS)
+    return Identity(
+        identifiers=[] if listed is None else json.loads(listed),
+        note=held.get(Field.NOTE),
+        evidence=held.get(Field.EVIDENCE),
+        refusal=held.get(Field.REFUSAL),
+    )
+
+
 def exported(session: Session, *, by: Caller, form: str, at: datetime) -> None:
     """Keep that somebody took a list of requests along."""
     audit.record(session, events.RequestsExported(by.principal_id, form, at))
@@ -94,8 +134,9 @@ def history(session: Session, request_id: UUID, *, after: int, limit: int) -> li
 
 
 def records(session: Session, request_id: UUID, *, after: int, limit: int) -> list[NamedRecord]:
-    """Return the records that a request names, by id."""
-    _known(session, request_id)
+    """Return the records that a request names, by id; `Gone` once it is purged."""
+    if _known(session, request_id).purged_at is not None:
+        raise Gone("which records it named is forgotten", code="purged")
     found = ErasureRequests(session).records_page(request_id, after=after, limit=limit)
     return [
         NamedRecord(id=row.id, dataset=row.dataset_id, exempt=row.exempt, erased_at=row.erased_at)
@@ -120,6 +161,8 @@ def counts(session: Session, *, now: datetime) -> Counts:
     )
 
 
-def _known(session: Session, request_id: UUID) -> None:
-    if ErasureRequests(session).get(request_id) is None:
+def _known(session: Session, request_id: UUID) -> ErasureRequest:
+    request = ErasureRequests(session).get(request_id)
+    if request is None:
         raise NotFound("there is no such request")
+    return request

@@ -8,6 +8,7 @@ The copy of the audit chain (`app.audit.archive`) tells what was done since the 
 
     a request was withdrawn        it is withdrawn: nobody erases what was taken back
     a key was revoked              it opens nothing
+    a request was purged           its data key is destroyed again
     anything else befell it        back to where a person approves, with `attention` "restored": holds,
                                    exemptions and approvals since are lost, and an erasure must not rest
                                    on what they said before
@@ -29,6 +30,7 @@ from app.audit import service as audit
 from app.audit.archive import Archive, Copied, Standing
 from app.auth import service as auth
 from app.erasure import steps
+from app.erasure.forgetting import sealed
 from app.erasure.lifecycle import ENDS, State, begun
 from app.erasure.repository import ErasureRequests
 from app.errors import NotFound
@@ -92,6 +94,9 @@ def apply(session: Session, copy: Archive, *, at: datetime) -> Findings:
     withdrawn = {_request(each) for each in _of(missing, events.RequestWithdrawn.KIND)}
     for request_id in found.touched:
         _let_count(session, request_id, withdrawn=request_id in withdrawn, at=at)
+    for each in _of(missing, events.RequestPurged.KIND):
+        if _request(each) in found.touched:
+            sealed.destroy(session, _request(each), at=at)
     for each in _of(missing, events.KeyRevoked.KIND):
         with suppress(NotFound):  # it was made since, too
             auth.revoke_key(session, ids.decode("key", str(each.said["key"])), at=at)

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal, Self
 from uuid import UUID
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -18,7 +19,7 @@ from pydantic_core import PydanticCustomError
 from app.erasure import policy
 from app.erasure.exemptions import Exemption, ExtensionReason, Ground, HoldReason
 from app.erasure.lifecycle import State
-from app.erasure.reading import NamedRecord
+from app.erasure.reading import Identity, NamedRecord
 from app.erasure.steps import Notice, View
 from app.http import ids
 from app.http.ids import (
@@ -36,10 +37,24 @@ from app.records.service import RECORD_IDS_MAX
 from app.tables import ClockPause, Hold, RequestTarget
 
 IDENTIFIERS_MAX = 20
+TEXT_MAX = 4000
 STRICT = ConfigDict(extra="forbid", hide_input_in_errors=True)
 HOLD_DAYS_MAX = policy.load("default").hold_days_longest
 
 IdentifierType = Annotated[str, StringConstraints(pattern=content.TYPE_PATTERN)]
+
+
+def _encodable(text: SecretStr) -> SecretStr:
+    """Refuse half a character: JSON can spell one, and no bytes can."""
+    try:
+        text.get_secret_value().encode()
+    except UnicodeEncodeError:
+        raise PydanticCustomError("string_unicode", "no Unicode") from None
+    return text
+
+
+Text = Annotated[SecretStr, Field(min_length=1, max_length=TEXT_MAX), AfterValidator(_encodable)]
+"""What somebody wrote; sealed, and shown to nobody without `requests:read_pii`."""
 RecordIdText = Annotated[str, StringConstraints(pattern=r"^[^\x00]{1,256}$")]
 RecordId = Annotated[str, StringConstraints(pattern=r"^rec_[1-9][0-9]{0,17}$")]
 Reference = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._:/#-]{1,128}$")]
@@ -57,7 +72,7 @@ NOTICE: dict[str, Any] = {"sent_on": "2026-11-25", "complaint": True, "court": T
 
 
 class IdentifierIn(BaseModel):
-    """What a person is known by; kept as a keyed hash alone."""
+    """What a person is known by: searched for by its keyed hash, and sealed until the request is purged."""
 
     model_config = STRICT
 
@@ -91,7 +106,7 @@ class ErasureRequestCreate(BaseModel):
 
     model_config = example(
         {"subject": [{"type": "email", "value": "ada@example.org"}], "external_ref": "T-1042"},
-        {"records": {"dataset": "people", "ids": ["ada-1", "ada-2"]}},
+        {"records": {"dataset": "people", "ids": ["ada-1", "ada-2"]}, "note": "asked by letter"},
         {"content": {"sha256": ["4f2b1c0c7a52b0d0a3a1b8b0f7c1b7f3f6f0a1f0d6f6f4d1f1a6b1f5e0c9d8a7"]}},
     )
 
@@ -107,6 +122,8 @@ class ErasureRequestCreate(BaseModel):
     """Your own ticket number; no personal data."""
     identity: Literal["vouched", "doubted"] = "vouched"
     """Whether you vouch for who asks; if not, nothing is searched for before that is proven."""
+    note: Text | None = None
+    """What else is to be known of it; sealed."""
 
     @model_validator(mode="after")
     def whom_or_what(self) -> Self:
@@ -165,10 +182,15 @@ class ApprovalIn(BaseModel):
 class RejectionIn(BaseModel):
     """The ground, as a paragraph of the regulation, and that the person was told (Art. 12(4))."""
 
-    model_config = example({"ground": "12.5", "notice": NOTICE})
+    model_config = example(
+        {"ground": "12.5", "notice": NOTICE},
+        {"ground": "12.6", "notice": NOTICE, "reason": "the letter was signed by another person"},
+    )
 
     ground: Ground
     notice: NoticeIn
+    reason: Text | None = None
+    """Why, in words; sealed."""
 
 
 class ExemptionIn(BaseModel):
@@ -212,11 +234,15 @@ class PauseEndIn(BaseModel):
 
 
 class IdentityProofIn(BaseModel):
-    """How the identity was proven; what with is not kept."""
+    """How the identity was proven; what with is not kept, but for what you write of it."""
 
-    model_config = example({"method": "account_login"})
+    model_config = example(
+        {"method": "account_login"}, {"method": "callback", "evidence": "called back on the number on file"}
+    )
 
     method: Literal["account_login", "one_time_code", "document", "callback", "in_person"]
+    evidence: Text | None = None
+    """What it was proven by, in words; sealed."""
 
 
 class RecordIn(BaseModel):
@@ -300,6 +326,8 @@ SHOWN: dict[str, Any] = {
     "ground": None,
     "notified_on": None,
     "concluded_at": None,
+    "purged_at": None,
+    "grounds_kept": [],
     "targets": [],
 }
 
@@ -371,7 +399,41 @@ class RequestOut(Receipt):
     notified_on: date | None
     """When the person was told of a refusal, in whole or in part."""
     concluded_at: datetime | None
+    purged_at: datetime | None
+    """From then on it is a tombstone: nothing here leads to the person any more."""
+    grounds_kept: list[str]
+    """Of a tombstone: on which grounds records were kept."""
     targets: list[TargetOut]
+
+
+class SealedIdentifier(BaseModel):
+    """What the person is known by, as it was given; what came as a hash is one."""
+
+    type: str
+    value: str | None = None
+    sha256: str | None = None
+
+
+class IdentityOut(BaseModel):
+    """What is known of the person of a request; what nobody gave is null."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "identifiers": [{"type": "email", "value": "ada@example.org", "sha256": None}],
+                    "note": None,
+                    "evidence": "called back on the number on file",
+                    "refusal": None,
+                }
+            ]
+        }
+    )
+
+    identifiers: list[SealedIdentifier]
+    note: str | None
+    evidence: str | None
+    refusal: str | None
 
 
 class CertificateLink(BaseModel):
@@ -471,6 +533,8 @@ def shown(view: View, now: datetime) -> RequestOut:
         ground=request.ground,
         notified_on=request.notified_on,
         concluded_at=request.concluded_at,
+        purged_at=request.purged_at,
+        grounds_kept=request.grounds_kept or [],
         targets=[target_out(target) for target in view.targets],
     )
 
@@ -486,6 +550,16 @@ def target_out(target: RequestTarget) -> TargetOut:
         outcome=target.outcome,
         held=target.held,
         on_hold=target.on_hold,
+    )
+
+
+def identity_out(known: Identity) -> IdentityOut:
+    """Return what is known of a person."""
+    return IdentityOut(
+        identifiers=[SealedIdentifier(**each) for each in known.identifiers],
+        note=known.note,
+        evidence=known.evidence,
+        refusal=known.refusal,
     )
 
 

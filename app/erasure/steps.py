@@ -91,7 +91,11 @@ def view(session: Session, request: ErasureRequest) -> View:
 
 def approvals_needed(session: Session, request: ErasureRequest) -> int:
     """Return how many people must approve the request as it is."""
-    grounds = ErasureRequests(session).grounds(request.id) if request.records_exempt else ()
+    grounds: Collection[str] = ()
+    if request.purged_at is not None:
+        grounds = request.grounds_kept or ()
+    elif request.records_exempt:
+        grounds = ErasureRequests(session).grounds(request.id)
     return policy.load(request.policy).people_needed(records=request.records_matched, grounds=grounds)
 
 

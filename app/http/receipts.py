@@ -1,13 +1,14 @@
 """How long the receipt of a finished call is kept; knows no HTTP, so that a worker can forget them."""
 
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from sqlalchemy import delete
 
+from app import retention
 from app.storage.database import Session
 from app.tables import IdempotencyKey
 
-KEPT = timedelta(hours=24)
+KEPT = retention.POLICY.receipts
 
 
 def forget(session: Session, *, now: datetime) -> int:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
 
+from app import retention
 from app.audit import events
 from app.audit import service as audit
 from app.audit.service import Entry
@@ -27,7 +28,7 @@ from app.tables import OpenDsrCallback, OpenDsrRequest
 AHEAD_MAX = timedelta(minutes=5)
 AGE_MAX = timedelta(days=366)
 BATCH_EVENTS = 200
-KEPT = timedelta(days=30)
+KEPT = retention.POLICY.deliveries
 MOVED = "request.moved"
 
 

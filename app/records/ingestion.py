@@ -8,6 +8,7 @@ Costs one pass over the source and one over the spool. In memory are the ids and
 content. A second delivery, or a rival after a minute of silence, finds the state moved and leaves.
 """
 
+import hashlib
 import time
 from array import array
 from collections.abc import Callable, Iterator, Mapping
@@ -22,7 +23,7 @@ from app.clock import Clock
 from app.errors import Invalid, Unavailable
 from app.failpoints import reach
 from app.records import lottery, service
-from app.records.content import canonical, content_mac, subject_mac
+from app.records.content import canonical, content_mac, subject_mac, suppression_mac
 from app.records.lines import BadLine, Line
 from app.records.lottery import PERSON, SENTINEL, Clusters
 from app.records.reading import Entry, Scan, Source
@@ -47,6 +48,10 @@ class Keys(Protocol):
     @property
     def content(self) -> bytes:
         """Return the key of the content MACs."""
+
+    @property
+    def suppression(self) -> bytes:
+        """Return the key of the suppression MACs."""
 
     @property
     def lottery(self) -> bytes:
@@ -166,9 +171,9 @@ def _read(source: Source, spool: BinaryIO, hold_back: int | None, keys: Keys, te
             if home is None:
                 raise BadLine("role-contradicts", pointer="/role", line=entry.number)
             homes.append(home)
-            spool.write(
-                _spooled(prefix, entry, content_mac(keys.content, canonical(entry.line.content)), macs)
-            )
+            said = canonical(entry.line.content)
+            barred_by = suppression_mac(keys.suppression, hashlib.sha256(said).digest())
+            spool.write(_spooled(prefix, entry, content_mac(keys.content, said), barred_by, macs))
             if len(homes) % PROGRESS_LINES == 0:
                 teller.tell(len(homes), scan)
             if len(homes) > RECORDS_MAX:
@@ -209,7 +214,9 @@ def _held_back(
     return lottery.draw(lottery_key, persons, hold_back=hold_back)
 
 
-def _spooled(dataset_id: bytes, entry: Entry, mac: bytes, subject_macs: list[bytes]) -> bytes:
+def _spooled(
+    dataset_id: bytes, entry: Entry, mac: bytes, barred_by: bytes, subject_macs: list[bytes]
+) -> bytes:
     r"""Return the record in COPY's text format, without cluster and arm, which nobody knows yet.
 
     COPY unescapes once and bytea needs one backslash, so a hash is `\\x..`; inside an array literal
@@ -218,12 +225,13 @@ def _spooled(dataset_id: bytes, entry: Entry, mac: bytes, subject_macs: list[byt
     line: Line = entry.line
     hashes = ",".join(f'"\\\\\\\\x{each.hex()}"' for each in subject_macs)
     external_id = line.id.replace("\\", "\\\\")
-    return b"%b\t%b\t%d\t%d\t\\\\x%b\t{%b}\t1\t%b\n" % (
+    return b"%b\t%b\t%d\t%d\t\\\\x%b\t\\\\x%b\t{%b}\t1\t%b\n" % (
         dataset_id,
         external_id.encode(),
         entry.position,
         entry.length,
         mac.hex().encode(),
+        barred_by.hex().encode(),
         hashes.encode(),
         line.role.encode(),
     )

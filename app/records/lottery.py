@@ -14,7 +14,7 @@ removing one person moves nobody else. Pure: bytes in, bytes out.
 import hashlib
 import hmac
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 COHORT_MIN = 299
 PERSON, SENTINEL = 0, 1
@@ -35,6 +35,30 @@ def draw(lottery_key: bytes, clusters: Iterable[bytes], *, hold_back: int) -> fr
     ranked = sorted(clusters, key=lambda cluster: hmac.digest(lottery_key, cluster, "sha256"))
     assert 0 <= hold_back <= len(ranked)
     return frozenset(ranked[:hold_back])
+
+
+def ordered(key: bytes, clusters: Iterable[bytes]) -> list[bytes]:
+    """Return the held-back clusters in the order along which they are split: by HMAC-SHA-256."""
+    return sorted(clusters, key=lambda cluster: hmac.digest(key, b"lethe/split/1\0" + cluster, "sha256"))
+
+
+def places(
+    key: bytes, clusters: Iterable[bytes], *, vacant: Iterable[int], leaving: Collection[bytes]
+) -> list[int]:
+    """Return the vacant places of the order once these leave: their own beside those that were vacant.
+
+    A place is a number, from 0, among all who were ever drawn; so who stays keeps theirs.
+    """
+    empty = set(vacant)
+    queue = iter(ordered(key, clusters))
+    place, left = 0, set[int]()
+    for cluster in queue:
+        while place in empty:
+            place += 1
+        if cluster in leaving:
+            left.add(place)
+        place += 1
+    return sorted(empty | left)
 
 
 def shard_of(placement_key: bytes, cluster: bytes, *, shards: int) -> int:

@@ -28,7 +28,16 @@ from sqlalchemy.orm import aliased
 
 from app.records.reading import RecordRow
 from app.storage.database import Session
-from app.tables import Dataset, ErasureRequest, Record, RecordExclusion, RequestRecord, Suppression
+from app.tables import (
+    Dataset,
+    ErasureRequest,
+    Hold,
+    Job,
+    Record,
+    RecordExclusion,
+    RequestRecord,
+    Suppression,
+)
 
 STALE_SECONDS = 60
 """A worker that has shown no progress for so long has lost the dataset to the next one."""
@@ -37,7 +46,8 @@ COPY_SECONDS_MAX = 900
 """How long the one COPY of a registration may take; every other statement has its usual limit."""
 
 COPY_COLUMNS = (
-    "dataset_id, external_id, position, length, content_mac, subject_macs, key_version, role, cluster, arm"
+    "dataset_id, external_id, position, length, content_mac, suppression_mac, subject_macs, key_version,"
+    " role, cluster, arm"
 )
 
 _ROW = (
@@ -91,6 +101,15 @@ class Datasets:
                 or_(Dataset.created_at < at, and_(Dataset.created_at == at, Dataset.id < id_))
             )
         return self.session.scalars(query).all()
+
+    def locked(self, dataset_id: UUID) -> Dataset:
+        """Return a dataset that must exist, locked until the commit."""
+        return self.session.scalars(
+            select(Dataset)
+            .where(Dataset.id == dataset_id)
+            .with_for_update()
+            .execution_options(populate_existing=True)
+        ).one()
 
     def unread(self) -> Sequence[UUID]:
         """Return the datasets that wait for a worker, or whose worker has gone silent."""
@@ -304,6 +323,59 @@ class Records:
         )
         return len(set(returned.scalars()))
 
+    def erase_barred(self, dataset_id: UUID, *, at: datetime) -> int:
+        """Mark as erased what a new dataset brings back of what is barred; return how many."""
+        returned = self.session.execute(
+            update(Record)
+            .where(Record.dataset_id == dataset_id, Record.erased_at.is_(None), _barred())
+            .values(erased_at=at)
+            .returning(Record.id)
+            .execution_options(synchronize_session=False)
+        )
+        return len(returned.all())
+
+    def over(self, *, before: datetime, now: datetime, limit: int) -> Sequence[Row[int, UUID, str, bytes]]:
+        """Return (id, dataset, arm, cluster) of rows that were erased before and that nothing needs.
+
+        Needed is what a request still names, what is held, what a running job compares with, and what
+        could not be kept out of a training without its row.
+        """
+        held = exists().where(Hold.record_id == Record.id, Hold.ended_at.is_(None), Hold.expires_at > now)
+        compared = exists().where(
+            Job.state == "running", Job.plan["controls"].contains(func.to_jsonb(Record.id))
+        )
+        bar = exists().where(Suppression.record_id == Record.id, Suppression.mac.is_not(None))
+        return self.session.execute(
+            select(Record.id, Record.dataset_id, Record.arm, Record.cluster)
+            .where(
+                Record.erased_at <= before,
+                Record.role == "person",
+                ~exists().where(RequestRecord.record_id == Record.id),
+                ~held,
+                ~compared,
+                or_(Record.suppression_mac.is_not(None), bar),
+            )
+            .order_by(Record.dataset_id, Record.id)
+            .limit(limit)
+            .with_for_update(skip_locked=True)
+        ).all()
+
+    def clusters_left(self, dataset_id: UUID, *, besides: Collection[int]) -> frozenset[bytes]:
+        """Return the held-back clusters of a dataset that have other rows than these."""
+        found = self.session.scalars(
+            select(Record.cluster)
+            .where(Record.dataset_id == dataset_id, Record.arm == "held_back", ~_among(besides))
+            .distinct()
+        )
+        return frozenset(bytes(each) for each in found)
+
+    def delete(self, record_ids: Collection[int]) -> None:
+        """Delete rows, which models do not know them, and holds on them that have ended."""
+        ids = cast(list(record_ids), ARRAY(BigInteger))
+        self.session.execute(delete(RecordExclusion).where(RecordExclusion.record_id == func.any(ids)))
+        self.session.execute(delete(Hold).where(Hold.record_id == func.any(ids)))
+        self.session.execute(delete(Record).where(_among(record_ids)))
+
     def _rows(self, query: Select[int, str, int, int, bytes, bytes, str, str]) -> Sequence[RecordRow]:
         return [RecordRow._make(row) for row in self.session.execute(query)]
 
@@ -366,6 +438,34 @@ class Suppressions:
             .group_by(Record.dataset_id)
         ).all()
 
+    def complete(self, record_ids: Collection[int]) -> int:
+        """Bar these by what their rows know, where nothing does so yet; return how many that were."""
+        lock = func.hashtextextended("lethe/suppressions", 0)
+        self.session.execute(select(func.pg_advisory_xact_lock(lock)))
+        self.session.execute(
+            update(Suppression)
+            .where(
+                Suppression.record_id == Record.id,
+                _among(record_ids),
+                Suppression.mac.is_(None),
+                Record.suppression_mac.is_not(None),
+            )
+            .values(mac=Record.suppression_mac)
+            .execution_options(synchronize_session=False)
+        )
+        rows = select(Record.suppression_mac, Record.id).where(
+            _among(record_ids),
+            Record.suppression_mac.is_not(None),
+            ~exists().where(Suppression.mac == Record.suppression_mac),
+        )
+        made = self.session.scalars(
+            insert(Suppression)
+            .from_select(["mac", "record_id"], rows)
+            .on_conflict_do_nothing(index_elements=["record_id"])
+            .returning(Suppression.number)
+        )
+        return len(made.all())
+
     def page(self, *, after: int, limit: int) -> Sequence[Row[int, bytes | None]]:
         """Return (number, keyed hash) from after a number on."""
         return self.session.execute(
@@ -385,6 +485,11 @@ class Suppressions:
             select(Suppression.mac).where(Suppression.mac == func.any(cast(list(macs), ARRAY(LargeBinary))))
         )
         return frozenset(bytes(mac) for mac in found if mac is not None)
+
+
+def _barred() -> ColumnElement[bool]:
+    """Return the condition that the list bars what the record says."""
+    return exists().where(Suppression.mac == Record.suppression_mac)
 
 
 def _asked_for(states: Collection[str]) -> ColumnElement[bool]:

@@ -140,7 +140,7 @@ def record(
             dataset_id, records=records, subjects=subjects, held_back=held_back, digest=digest, at=at
         ),
     )
-    returned = stored.erase_returned(dataset_id, at=at)
+    returned = stored.erase_returned(dataset_id, at=at) + stored.erase_barred(dataset_id, at=at)
     if returned:
         audit.record(session, events.RecordsSuppressed(dataset_id, returned, at))
 

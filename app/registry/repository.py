@@ -18,6 +18,8 @@ from app.tables import (
     RecordExclusion,
     ReferenceModel,
     RequestRecord,
+    RequestTarget,
+    Suppression,
 )
 
 PRESENT = ("preparing", "candidate", "live", "quarantined")
@@ -71,7 +73,7 @@ class Models:
         return self.session.scalars(select(Model).where(weights, learned).order_by(Model.id)).all()
 
     def withhold(self, model: Model) -> None:
-        """Keep from a new line the records that are being erased elsewhere under an approval without it."""
+        """Keep from a new line what is being erased elsewhere under an approval without it, or is barred."""
         pending = (
             select(literal(model.id), RequestRecord.record_id, literal("withheld"))
             .join(ErasureRequest, ErasureRequest.id == RequestRecord.request_id)
@@ -83,8 +85,13 @@ class Models:
             )
             .distinct()
         )
+        barred = select(literal(model.id), Record.id, literal("withheld")).where(
+            Record.dataset_id == model.dataset_id,
+            Record.erased_at.is_(None),
+            exists().where(Suppression.mac == Record.suppression_mac),
+        )
         self.session.execute(
-            insert(RecordExclusion).from_select(["model_id", "record_id", "reason"], pending)
+            insert(RecordExclusion).from_select(["model_id", "record_id", "reason"], pending.union(barred))
         )
 
     def has_erasures(self, dataset_id: UUID) -> bool:
@@ -92,7 +99,55 @@ class Models:
         people = (Record.dataset_id == dataset_id, Record.role == "person")
         excluded = exists().where(RecordExclusion.record_id == Record.id, RecordExclusion.reason == "erased")
         erased = exists().where(*people, or_(Record.erased_at.is_not(None), excluded))
-        return bool(self.session.scalar(select(erased)))
+        forgotten = exists().where(Dataset.id == dataset_id, Dataset.forgotten > 0)
+        return bool(self.session.scalar(select(or_(erased, forgotten))))
+
+    def barred(self, model_id: UUID) -> int:
+        """Return how many records a line has learned or will learn that the suppression list bars.
+
+        Less those that it does not know, and those that a request is taking out of it.
+        """
+        excluded = exists().where(
+            RecordExclusion.record_id == Record.id, RecordExclusion.model_id == model_id
+        )
+        leaving = exists(
+            select(RequestRecord.request_id)
+            .join(RequestTarget, RequestTarget.request_id == RequestRecord.request_id)
+            .where(
+                RequestRecord.record_id == Record.id,
+                RequestTarget.model_id == model_id,
+                RequestTarget.stage != "completed",
+            )
+        )
+        found = self.session.scalar(
+            select(func.count())
+            .select_from(Record)
+            .join(Model, Model.dataset_id == Record.dataset_id)
+            .where(
+                Model.id == model_id,
+                Record.arm == "train",
+                Record.erased_at.is_(None),
+                exists().where(Suppression.mac == Record.suppression_mac),
+                ~excluded,
+                ~leaving,
+            )
+        )
+        return found or 0
+
+    def erased_outside(self, model_id: UUID, *, since: datetime, jobs: Collection[UUID]) -> int:
+        """Return how many records were erased from a line after an instant, and by none of these jobs."""
+        by_others = or_(RecordExclusion.job_id.is_(None), RecordExclusion.job_id.not_in(jobs))
+        found = self.session.scalar(
+            select(func.count())
+            .select_from(RecordExclusion)
+            .where(
+                RecordExclusion.model_id == model_id,
+                RecordExclusion.reason == "erased",
+                RecordExclusion.created_at > since,
+                by_others,
+            )
+        )
+        return found or 0
 
     def bases_in_use(self) -> frozenset[str]:
         """Return the manifests of every base that was copied into the store."""

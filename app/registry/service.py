@@ -90,6 +90,12 @@ def create_model(
     )
     if upload is None:
         models.withhold(model)
+    elif barred := models.barred(model.id):
+        raise Conflict(
+            f"{barred} records of dataset {learned.id} are barred; weights trained elsewhere would bring"
+            " them back",
+            code="records-barred",
+        )
     version = Versions(session).add(
         ModelVersion(
             id=new_id(),
@@ -233,6 +239,33 @@ def lineage(session: Session, version_id: UUID) -> list[ModelVersion]:
         assert len(chain) < LINEAGE_MAX, "a lineage ends at an anchor"
         chain.append(version(session, parent_id))
     return chain[::-1]
+
+
+def require_clean(session: Session, version_id: UUID) -> None:
+    """Refuse to serve a version that would bring back what was erased.
+
+    What comes out of a training, here or elsewhere, has learned nothing that the suppression list bars;
+    asked again when it is to be served, as the list has grown meanwhile. A job's result only takes
+    records out: to refuse it would keep more in. Whatever was erased from the line since its anchor was
+    made, a job of its own lineage has erased; so no earlier version comes back.
+
+    Raises:
+        Conflict: `records-barred` or `lineage-has-erased`, and how many records it is about.
+    """
+    made, *_ = chain = lineage(session, version_id)
+    wanted, models = chain[-1], Models(session)
+    if wanted.job_id is None and (barred := models.barred(wanted.model_id)):
+        raise Conflict(
+            f"version {version_id} has learned {barred} records that are barred", code="records-barred"
+        )
+    jobs = [each.job_id for each in chain if each.job_id is not None]
+    kept = models.erased_outside(wanted.model_id, since=made.created_at, jobs=jobs)
+    if kept:
+        raise Conflict(
+            f"{kept} records were erased from model {wanted.model_id} outside of the lineage of version"
+            f" {version_id}",
+            code="lineage-has-erased",
+        )
 
 
 def training_seconds(version: ModelVersion) -> float | None:

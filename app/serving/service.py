@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from app.audit import events
 from app.audit import service as audit
 from app.errors import Conflict, LeaseLost, NotFound, Unavailable
+from app.registry import service as registry
 from app.serving.attestation import AttestationRefused, expect, verify
 from app.serving.backends import Publication, ServingBackend
 from app.serving.repository import Serving
@@ -62,6 +63,7 @@ def begin(
     publish_epoch = serving.next_publish_epoch(model_id, lease_epoch=lease_epoch)
     if publish_epoch is None:
         raise LeaseLost(f"lease {lease_epoch} on model {model_id} is void")
+    registry.require_clean(session, candidate_id)
     model, version = _model(serving, model_id), _version(serving, candidate_id)
     _register(serving, model_id, backends)
     return _publication(
@@ -114,6 +116,7 @@ def promote(
         raise Conflict(
             f"model {model_id} has another live version or publish epoch", code="publication-overtaken"
         )
+    registry.require_clean(session, candidate_id)
     number = serving.number_next(model_id)
     if not serving.make_live(candidate_id, model_id, number=number, erasure_epoch=erasure_epoch, at=at):
         raise Conflict(f"version {candidate_id} is not a candidate of model {model_id}", code="not-candidate")

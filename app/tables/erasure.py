@@ -51,6 +51,18 @@ class ErasureRequest(Base):
         # Who submitted a request is never the one who refuses it, whatever a program believes.
         CheckConstraint("decided_by IS NULL OR decided_by <> submitted_by", name="second_person"),
         Index("ix_erasure_requests_created", "created_at", "id"),
+        # What is to be purged next: of the concluded ones only.
+        Index(
+            "ix_erasure_requests_unpurged",
+            "concluded_at",
+            postgresql_where="concluded_at IS NOT NULL AND purged_at IS NULL",
+        ),
+        # A tombstone leads to nobody, whatever a program believes.
+        CheckConstraint(
+            "purged_at IS NULL OR (cardinality(subject_macs) = 0"
+            " AND num_nonnulls(external_ref, notice_ref, duplicate_of) = 0)",
+            name="tombstone",
+        ),
         # What is due next, and what is overdue: of the open ones only.
         Index("ix_erasure_requests_due", "due_at", "id", postgresql_where="concluded_at IS NULL"),
         Index("ix_erasure_requests_subject_macs", "subject_macs", postgresql_using="gin"),
@@ -112,9 +124,53 @@ class ErasureRequest(Base):
     notified_on: Mapped[date | None] = mapped_column(Date)
     """When the subject was told of a refusal, in whole or in part (Art. 12(4))."""
     notice_ref: Mapped[str | None] = mapped_column(Text)
+    purged_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    """From then on it is a tombstone: nothing in it leads to a person."""
+    grounds_kept: Mapped[list[str] | None] = mapped_column(ARRAY(Text))
+    """Of a tombstone: on which grounds records were kept, as which ones they were is gone."""
     created_at: Mapped[CreatedAt]
 
     targets: Mapped[list["RequestTarget"]] = relationship(back_populates="request", lazy="raise")
+
+
+class KeyEpoch(Base):
+    """A week's key, by name; while its row is here, something may be wrapped by it."""
+
+    __tablename__ = "key_epochs"
+
+    id: Mapped[Id]
+    week: Mapped[date] = mapped_column(Date, unique=True)
+    """Its Monday."""
+    created_at: Mapped[CreatedAt]
+
+
+class RequestSecrets(Base):
+    """What a caller wrote down of a person, sealed under the request's own key, and that key, wrapped.
+
+    The key of the week is referred to, so that no week goes while a data key is wrapped by its key.
+    """
+
+    __tablename__ = "request_secrets"
+    __table_args__ = (
+        CheckConstraint("(epoch_id IS NULL) = (data_key IS NULL)", name="wrapped"),
+        CheckConstraint("(data_key IS NULL) = (destroyed_at IS NOT NULL)", name="destroyed"),
+        # Without its key a field is nothing, and nothing is left of it.
+        CheckConstraint(
+            "destroyed_at IS NULL OR num_nonnulls(identifiers, note, evidence, refusal) = 0",
+            name="nothing_left",
+        ),
+    )
+
+    request_id: Mapped[UUID] = mapped_column(
+        ForeignKey("erasure_requests.id", ondelete="CASCADE"), primary_key=True
+    )
+    epoch_id: Mapped[UUID | None] = mapped_column(ForeignKey("key_epochs.id"), index=True)
+    data_key: Mapped[bytes | None] = mapped_column(LargeBinary)
+    identifiers: Mapped[bytes | None] = mapped_column(LargeBinary)
+    note: Mapped[bytes | None] = mapped_column(LargeBinary)
+    evidence: Mapped[bytes | None] = mapped_column(LargeBinary)
+    refusal: Mapped[bytes | None] = mapped_column(LargeBinary)
+    destroyed_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
 
 
 class RequestTarget(Base):

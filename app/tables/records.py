@@ -10,6 +10,7 @@ from sqlalchemy import (
     ForeignKey,
     Identity,
     Index,
+    Integer,
     LargeBinary,
     Text,
 )
@@ -41,6 +42,10 @@ class Dataset(Base):
     records: Mapped[int | None] = mapped_column(BigInteger)
     subjects: Mapped[int | None] = mapped_column(BigInteger)
     held_back: Mapped[int | None] = mapped_column(BigInteger)
+    forgotten: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
+    """How many of its records were erased, and their rows deleted since."""
+    forgotten_places: Mapped[list[int]] = mapped_column(ARRAY(Integer), default=list, server_default="{}")
+    """Where those of them who were held back stood in the order of the draw: numbers, and nobody's."""
     lottery_commitment: Mapped[bytes | None] = mapped_column(LargeBinary)
     """SHA-256 of the lottery key, audited before the draw, so that the draw can be replayed."""
     progress: Mapped[dict[str, object]] = mapped_column(JSONB, default=dict)
@@ -76,6 +81,8 @@ class Record(Base):
     subject_macs: Mapped[list[bytes]] = mapped_column(ARRAY(LargeBinary))
     cluster: Mapped[bytes] = mapped_column(LargeBinary)
     """The home subject's keyed hash; subjects that share a record are one cluster."""
+    suppression_mac: Mapped[bytes | None] = mapped_column(LargeBinary)
+    """What would bar it: compared with the list when a model is to learn from it."""
     key_version: Mapped[int] = mapped_column(default=1)
     role: Mapped[str] = mapped_column(Text)
     arm: Mapped[str] = mapped_column(Text)

@@ -22,6 +22,7 @@ from uuid import UUID
 from app import telemetry
 from app.audit import events
 from app.audit import service as audit_chain
+from app.erasure.forgetting import purge
 from app.errors import Conflict, NotFound
 from app.jobs import service as jobs
 from app.jobs.views import JobView
@@ -117,7 +118,7 @@ def ask(session: Session, job_id: UUID, *, at: datetime) -> AuditShown:
     """Open an audit of everybody whom a job's last attempt certified, because somebody wants one.
 
     Raises:
-        Conflict: nothing of it was certified, or it is being audited, or was.
+        Conflict: nothing of it was certified, or it is being audited, or was, or all of it is purged.
     """
     stored = Audits(session)
     view = jobs.past(session, job_id)
@@ -129,9 +130,13 @@ def ask(session: Session, job_id: UUID, *, at: datetime) -> AuditShown:
     if before is not None:
         raise Conflict("this job was audited, or is about to be", code="audited-already")
     rows = verification.of_attempt(session, job_id, attempt)
-    whom = [str(request) for request in view.requests if request in rows]
-    if view.stage != "done" or not whom:
+    certified = [request for request in view.requests if request in rows]
+    if view.stage != "done" or not certified:
         raise Conflict("nothing of this job was certified", code="nothing-to-audit")
+    purged = purge.purged(session, certified)
+    whom = [str(request) for request in certified if request not in purged]
+    if not whom:
+        raise Conflict("which records were erased is forgotten", code="records-gone")
     configuration = verification.configuration_of(session, view).digest
     made = _open(session, view, configuration, dict.fromkeys(whom, ("asked_for",)), at=at)
     return read(session, made)

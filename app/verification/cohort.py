@@ -7,13 +7,13 @@ The lottery that holds people back happens at ingestion (`app.records`); this mo
 its result. It knows no model: blind scores come from references alone.
 """
 
-import hmac
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
 from typing import Literal
 
+from app.records import lottery
 from app.verification.conformal import fires, p_two_sided
 
 Kind = Literal["lottery", "twins"]
@@ -30,15 +30,19 @@ class Split:
     audit: tuple[bytes, ...]
 
 
-def split(clusters: Sequence[bytes], *, key: bytes, dev_share: Decimal) -> Split:
+def split(
+    clusters: Sequence[bytes], *, key: bytes, dev_share: Decimal, vacant: Collection[int] = ()
+) -> Split:
     """Split the clusters as they were drawn into dev and audit, by HMAC-SHA256 order.
 
     Pass everyone who was drawn, whoever has been erased since included, and leave those out of the
-    result: else a removal would shift the border, and someone the engines have seen would judge.
+    result: else a removal would shift the border, and someone the engines have seen would judge. Of
+    whom nothing is left but a vacant place (`lottery.places`), pass that.
     """
     assert len(set(clusters)) == len(clusters), "a cluster is drawn once"
-    ordered = sorted(clusters, key=lambda cluster: hmac.digest(key, b"lethe/split/1\0" + cluster, "sha256"))
-    border = int(Fraction(dev_share) * len(ordered))
+    ordered = lottery.ordered(key, clusters)
+    whole = int(Fraction(dev_share) * (len(ordered) + len(vacant)))
+    border = whole - sum(place < whole for place in vacant)
     return Split(dev=tuple(ordered[:border]), audit=tuple(ordered[border:]))
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from uuid import UUID
 
+from app import retention
 from app.audit import events
 from app.audit import service as audit
 from app.audit.service import Entry
@@ -36,7 +37,7 @@ GENERATIONS_MAX = 3
 FAILING_MAX = timedelta(days=5)
 REPLAYED_MAX = 10_000
 """How much of the sequence is looked through by one replay."""
-KEPT = timedelta(days=30)
+KEPT = retention.POLICY.deliveries
 BATCH_EVENTS = 200
 GONE = 410
 

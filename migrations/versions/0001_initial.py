@@ -199,6 +199,8 @@ def upgrade() -> None:
         sa.Column("records", sa.BigInteger(), nullable=True),
         sa.Column("subjects", sa.BigInteger(), nullable=True),
         sa.Column("held_back", sa.BigInteger(), nullable=True),
+        sa.Column("forgotten", sa.BigInteger(), server_default="0", nullable=False),
+        sa.Column("forgotten_places", postgresql.ARRAY(sa.Integer()), server_default="{}", nullable=False),
         sa.Column("lottery_commitment", sa.LargeBinary(), nullable=True),
         sa.Column("progress", postgresql.JSONB(astext_type=sa.Text()), nullable=False),
         sa.Column("failure", postgresql.JSONB(astext_type=sa.Text()), nullable=True),
@@ -251,6 +253,8 @@ def upgrade() -> None:
         sa.Column("decided_by", sa.Uuid(), nullable=True),
         sa.Column("notified_on", sa.Date(), nullable=True),
         sa.Column("notice_ref", sa.Text(), nullable=True),
+        sa.Column("purged_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("grounds_kept", postgresql.ARRAY(sa.Text()), nullable=True),
         sa.Column(
             "created_at",
             sa.DateTime(timezone=True),
@@ -267,6 +271,10 @@ def upgrade() -> None:
         ),
         sa.CheckConstraint(
             "decided_by IS NULL OR decided_by <> submitted_by", name=op.f("ck_erasure_requests_second_person")
+        ),
+        sa.CheckConstraint(
+            "purged_at IS NULL OR (cardinality(subject_macs) = 0 AND num_nonnulls(external_ref, notice_ref, duplicate_of) = 0)",
+            name=op.f("ck_erasure_requests_tombstone"),
         ),
         sa.ForeignKeyConstraint(
             ["decided_by"], ["principals.id"], name=op.f("fk_erasure_requests_decided_by")
@@ -288,6 +296,13 @@ def upgrade() -> None:
         postgresql_where="concluded_at IS NULL",
     )
     op.create_index(
+        "ix_erasure_requests_unpurged",
+        "erasure_requests",
+        ["concluded_at"],
+        unique=False,
+        postgresql_where="concluded_at IS NOT NULL AND purged_at IS NULL",
+    )
+    op.create_index(
         "ix_erasure_requests_subject_macs",
         "erasure_requests",
         ["subject_macs"],
@@ -301,6 +316,49 @@ def upgrade() -> None:
         unique=True,
         postgresql_where="external_ref IS NOT NULL",
     )
+    op.create_table(
+        "key_epochs",
+        sa.Column("id", sa.Uuid(), nullable=False),
+        sa.Column("week", sa.Date(), nullable=False),
+        sa.Column(
+            "created_at",
+            sa.DateTime(timezone=True),
+            server_default=sa.text("clock_timestamp()"),
+            nullable=False,
+        ),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_key_epochs")),
+        sa.UniqueConstraint("week", name=op.f("uq_key_epochs_week")),
+    )
+    op.create_table(
+        "request_secrets",
+        sa.Column("request_id", sa.Uuid(), nullable=False),
+        sa.Column("epoch_id", sa.Uuid(), nullable=True),
+        sa.Column("data_key", sa.LargeBinary(), nullable=True),
+        sa.Column("identifiers", sa.LargeBinary(), nullable=True),
+        sa.Column("note", sa.LargeBinary(), nullable=True),
+        sa.Column("evidence", sa.LargeBinary(), nullable=True),
+        sa.Column("refusal", sa.LargeBinary(), nullable=True),
+        sa.Column("destroyed_at", sa.DateTime(timezone=True), nullable=True),
+        sa.CheckConstraint(
+            "(data_key IS NULL) = (destroyed_at IS NOT NULL)", name=op.f("ck_request_secrets_destroyed")
+        ),
+        sa.CheckConstraint(
+            "(epoch_id IS NULL) = (data_key IS NULL)", name=op.f("ck_request_secrets_wrapped")
+        ),
+        sa.CheckConstraint(
+            "destroyed_at IS NULL OR num_nonnulls(identifiers, note, evidence, refusal) = 0",
+            name=op.f("ck_request_secrets_nothing_left"),
+        ),
+        sa.ForeignKeyConstraint(["epoch_id"], ["key_epochs.id"], name=op.f("fk_request_secrets_epoch_id")),
+        sa.ForeignKeyConstraint(
+            ["request_id"],
+            ["erasure_requests.id"],
+            name=op.f("fk_request_secrets_request_id"),
+            ondelete="CASCADE",
+        ),
+        sa.PrimaryKeyConstraint("request_id", name=op.f("pk_request_secrets")),
+    )
+    op.create_index(op.f("ix_request_secrets_epoch_id"), "request_secrets", ["epoch_id"], unique=False)
     op.create_table(
         "idempotency_keys",
         sa.Column("principal_id", sa.Uuid(), nullable=False),
@@ -480,6 +538,7 @@ def upgrade() -> None:
         sa.Column("content_mac", sa.LargeBinary(), nullable=False),
         sa.Column("subject_macs", postgresql.ARRAY(sa.LargeBinary()), nullable=False),
         sa.Column("cluster", sa.LargeBinary(), nullable=False),
+        sa.Column("suppression_mac", sa.LargeBinary(), nullable=True),
         sa.Column("key_version", sa.Integer(), nullable=False),
         sa.Column("role", sa.Text(), nullable=False),
         sa.Column("arm", sa.Text(), nullable=False),
@@ -1333,10 +1392,18 @@ def downgrade() -> None:
     op.drop_table("webhook_endpoints")
     op.drop_table("log_cosignatures")
     op.drop_table("idempotency_keys")
+    op.drop_index(op.f("ix_request_secrets_epoch_id"), table_name="request_secrets")
+    op.drop_table("request_secrets")
+    op.drop_table("key_epochs")
     op.drop_index(
         "uq_erasure_requests_external",
         table_name="erasure_requests",
         postgresql_where="external_ref IS NOT NULL",
+    )
+    op.drop_index(
+        "ix_erasure_requests_unpurged",
+        table_name="erasure_requests",
+        postgresql_where="concluded_at IS NOT NULL AND purged_at IS NULL",
     )
     op.drop_index("ix_erasure_requests_subject_macs", table_name="erasure_requests", postgresql_using="gin")
     op.drop_index(

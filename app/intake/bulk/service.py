@@ -11,7 +11,7 @@ from functools import partial
 from itertools import islice
 from uuid import UUID
 
-from app import failpoints, queue
+from app import failpoints, queue, retention
 from app.audit import events
 from app.audit import service as audit
 from app.auth.service import Caller
@@ -33,7 +33,7 @@ BATCH_ROWS = 200
 ROWS_SHOWN = 1_000
 CHECKED_SHOWN = 200
 PATIENCE = timedelta(seconds=15)
-KEPT = timedelta(days=30)
+KEPT = retention.POLICY.deliveries
 AHEAD_MAX = timedelta(minutes=5)
 AGE_MAX = timedelta(days=366)
 

@@ -14,9 +14,10 @@ from fastapi.testclient import TestClient
 from app.audit.archive import Archive, ship
 from app.cli import main
 from app.config import Settings
+from app.erasure.forgetting import purge
 from app.http import ids
 from app.storage.database import Transaction
-from tests.app.erasure.asking import REQUESTS, act, approve, ask, kinds, shown
+from tests.app.erasure.asking import REQUESTS, act, approve, ask, id_of, kinds, shown
 from tests.fixtures.api import Caller, Callers, StillClock
 from tests.fixtures.postgres import database_of
 from tests.fixtures.world import ADA, BOB, EVE
@@ -110,12 +111,17 @@ def test_what_a_backup_has_forgotten_counts_again(
     restored: Callable[[Path], str],
     check: Check,
     on: Callable[[str, Caller], Caller],
+    clock: StillClock,
     tmp_path: Path,
 ) -> None:
     admin, leaver = callers("admin", "admin"), callers("leaver", "privacy_officer")
     ada, bob, old = ask(portal, ADA), ask(portal, BOB), ask(portal, EVE)
     approve(officer, bob)
+    act(officer, old, "withdrawal")
     backup = dumped()
+    clock.advance(days=31)
+    with transaction() as session:
+        assert purge.purge(session, id_of(old), at=clock())
     act(officer, ada, "withdrawal")
     hold = officer.post("/v1/holds", {"request": bob["id"], "reason": "litigation"})
     assert hold.status_code == 201, hold.text
@@ -133,6 +139,7 @@ def test_what_a_backup_has_forgotten_counts_again(
     url = restored(backup)
     reader = on(url, officer)
     assert shown(reader, ada)["state"] == "awaiting_approval"
+    identity = f"{REQUESTS}/{old['id']}/identity"
     refusal = reader.post(REQUESTS, {"subject": {"type": "email", "value": BOB}})
     assert (refusal.status_code, refusal.json()["code"]) == (503, "database-restored")
     ready = reader.client.get("/readyz").json()
@@ -143,7 +150,7 @@ def test_what_a_backup_has_forgotten_counts_again(
     assert found["events"]["copied"] == copied.seq
     assert [each["id"] for each in found["requests_lost"]] == [lost["id"]]
     assert found["requests_lost"][0]["due_on"] == lost["due_on"]
-    assert set(found["requests_touched"]) == {ada["id"], bob["id"]}
+    assert set(found["requests_touched"]) == {ada["id"], bob["id"], old["id"]}
     assert found["holds_placed"] == [hold.json()["id"]]
     assert found["missing"]["request.withdrawn"] == 1
     assert sum(found["missing"].values()) == copied.seq - found["events"]["here"]
@@ -161,7 +168,8 @@ def test_what_a_backup_has_forgotten_counts_again(
     assert shown(reader, bob)["state"] in {"triage", "awaiting_approval"}
     assert shown(reader, bob)["attention"] == "restored"
     assert shown(reader, bob)["approvals"] == 0
-    assert shown(reader, old)["attention"] is None
+    assert shown(reader, old)["state"] == "withdrawn"
+    assert reader.get(identity).status_code == 410
     assert reader.client.get(f"{REQUESTS}/{lost['id']}", headers=reader.headers).status_code == 404
     assert reader.client.get(REQUESTS, headers=leaver.headers).status_code == 401
     again = reader.post(REQUESTS, {"subject": {"type": "email", "value": BOB}})
