@@ -21,8 +21,10 @@ from starlette.middleware import Middleware
 from app import telemetry
 from app.audit import endpoints as audit
 from app.audit import service as chain
-from app.auth import endpoints as auth
+from app.auth import oidc
 from app.auth.dependencies import asks, watches
+from app.auth.endpoints import keys as auth
+from app.auth.endpoints import sessions as people
 from app.auth.provider import Provider
 from app.auth.scopes import Scope
 from app.certificates import endpoints as certificates
@@ -118,10 +120,12 @@ def create_app(settings: Settings, *, clock: Clock = system_clock) -> FastAPI:
     app.state.reach = Reach.of(settings)
     app.state.transaction = transactions(engine, {"poke": celery_poke(settings.redis_url)})
     app.state.provider = Provider.of(settings, clock=clock)
+    app.state.door = oidc.Door.of(settings, app.state.provider, clock=clock)
     app.state.limiter = RateLimiter(
         reads=settings.reads_per_minute,
         writes=settings.writes_per_minute,
         imports=settings.imports_per_hour,
+        logins=settings.logins_per_minute,
         redis_url=settings.redis_url,
     )
     app.state.hub = Hub(lambda: _head(app.state.transaction))
@@ -194,6 +198,9 @@ def _mount(app: FastAPI) -> None:
     app.include_router(certificates.router)
     app.include_router(certificates.well_known)
     app.include_router(auth.router)
+    app.include_router(people.browser)
+    app.include_router(people.router)
+    app.include_router(people.principals)
     app.include_router(webhooks.router)
     app.include_router(transparency.router)  # without a scope: whoever doubts us must not have to ask us
     # The audit chain lies below `auth`, which records to it: so its scope is attached here (A12).

@@ -9,6 +9,7 @@ from functools import cache
 from uuid import UUID
 
 from app import processes, queue, telemetry
+from app.auth import sessions
 from app.certificates import publishing, revoking, stamping
 from app.certificates import service as certificates
 from app.certificates.stamps import Authority
@@ -166,12 +167,12 @@ def destroy_condemned(context: Context) -> int:
 
 
 def forget(context: Context) -> int:
-    """Delete what is kept for a time only: receipts, openings, deliveries, leavings of killed writers."""
+    """Delete what is kept for a time only: receipts, openings, sessions, deliveries, leavings of writers."""
     with context.transaction() as session:
         now = context.clock()
         gone = receipts.forget(session, now=now) + certificates.forget_openings(session, now=now)
         gone += webhooks.forget(session, now=now) + intake.forget(session, now=now)
-        gone += bulk.forget(session, now=now)
+        gone += bulk.forget(session, now=now) + sessions.forget(session, now=now)
     return gone + context.objects.tidy()
 
 

@@ -198,6 +198,64 @@ class KeyRevoked(Event):
     at: datetime
 
 
+@dataclass(frozen=True)
+class PrincipalDisabled(Event):
+    """No key, token or session of a principal opens anything from now on; so many sessions ended."""
+
+    KIND: ClassVar[str] = "principal.disabled"
+
+    principal: UUID
+    actor: UUID
+    sessions: int
+    at: datetime
+
+
+@dataclass(frozen=True)
+class PrincipalEnabled(Event):
+    """Keys and tokens of a principal count again; their sessions stay ended."""
+
+    KIND: ClassVar[str] = "principal.enabled"
+
+    principal: UUID
+    actor: UUID
+    at: datetime
+
+
+@dataclass(frozen=True)
+class RolesChanged(Event):
+    """An identity provider says that somebody has other roles now; so many sessions ended for it."""
+
+    KIND: ClassVar[str] = "principal.roles_changed"
+
+    principal: UUID
+    roles: tuple[str, ...]
+    sessions: int
+    at: datetime
+
+
+@dataclass(frozen=True)
+class SessionStarted(Event):
+    """A person logged in."""
+
+    KIND: ClassVar[str] = "session.started"
+
+    session: UUID
+    principal: UUID
+    at: datetime
+
+
+@dataclass(frozen=True)
+class SessionEnded(Event):
+    """A session opens nothing any more; left idle, or at its time, it ends without a word."""
+
+    KIND: ClassVar[str] = "session.ended"
+
+    session: UUID
+    principal: UUID
+    how: str
+    at: datetime
+
+
 # Jobs, of app.jobs
 
 

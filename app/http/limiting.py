@@ -4,11 +4,13 @@ Counted in Redis, so that every process of the API counts together; while Redis 
 itself, because a limit that turns an outage into refusals protects nobody.
 """
 
+import ipaddress
 import math
 import time
 from contextlib import suppress
 from uuid import UUID
 
+from fastapi import Request
 from limits import RateLimitItem, RateLimitItemPerHour, RateLimitItemPerMinute
 from limits.errors import StorageError
 from limits.storage import MemoryStorage, Storage, storage_from_string
@@ -17,6 +19,7 @@ from limits.strategies import SlidingWindowCounterRateLimiter
 from app.errors import Unavailable
 
 READS = frozenset({"GET", "HEAD", "OPTIONS"})
+IPV6_CUSTOMER_BITS = 64
 
 
 class RateLimited(Unavailable):
@@ -33,10 +36,13 @@ class RateLimited(Unavailable):
 class RateLimiter:
     """One per process."""
 
-    def __init__(self, *, reads: int, writes: int, redis_url: str | None, imports: int = 10) -> None:
+    def __init__(
+        self, *, reads: int, writes: int, redis_url: str | None, imports: int = 10, logins: int = 30
+    ) -> None:
         """Allow so many calls a minute to each caller, and imports an hour; connect with the first."""
         self._reads, self._writes = RateLimitItemPerMinute(reads), RateLimitItemPerMinute(writes)
         self._imports = RateLimitItemPerHour(imports)
+        self._logins = RateLimitItemPerMinute(logins)
         self._alone = SlidingWindowCounterRateLimiter(MemoryStorage())
         self._shared = None if redis_url is None else SlidingWindowCounterRateLimiter(_storage(redis_url))
 
@@ -48,6 +54,10 @@ class RateLimiter:
     def require_import(self, principal_id: UUID) -> None:
         """Count a file of requests; RateLimited if it is one too many."""
         self._count(principal_id, "import", self._imports)
+
+    def require_login(self, address: UUID) -> None:
+        """Count a login of an address, which is a keyed hash; RateLimited if it is one too many."""
+        self._count(address, "login", self._logins)
 
     def _count(self, principal_id: UUID, kind: str, item: RateLimitItem) -> None:
         for limiter in (self._shared, self._alone):
@@ -66,3 +76,20 @@ def _storage(redis_url: str) -> Storage:
     found = storage_from_string(url, wrap_exceptions=True, socket_timeout=1, socket_connect_timeout=1)
     assert isinstance(found, Storage), "not an asynchronous one"
     return found
+
+
+def address_of(request: Request) -> str:
+    """Return where a call comes from: an address, or of IPv6 the network that one customer has (a /64).
+
+    Behind a proxy it is the proxy's word, where uvicorn is told to believe it (`FORWARDED_ALLOW_IPS`).
+    """
+    host = "" if request.client is None else request.client.host
+    try:
+        address = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return host
+    if isinstance(address, ipaddress.IPv6Address):
+        if address.ipv4_mapped is not None:
+            return str(address.ipv4_mapped)
+        return str(ipaddress.ip_network((address, IPV6_CUSTOMER_BITS), strict=False))
+    return str(address)

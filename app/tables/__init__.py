@@ -5,7 +5,7 @@ domain, and a test compares the two.
 """
 
 from app.tables.audit import AuditEvent, AuditHead
-from app.tables.auth import ApiKey, Principal
+from app.tables.auth import ApiKey, Login, PersonSession, Principal
 from app.tables.base import Base, new_id
 from app.tables.certificates import Certificate, Publication, StatusList
 from app.tables.erasure import Approval, ClockPause, ErasureRequest, Hold, RequestRecord, RequestTarget
@@ -50,12 +50,14 @@ __all__ = [
     "LogLeaf",
     "LogNode",
     "LogOutbox",
+    "Login",
     "Measurement",
     "Model",
     "ModelVersion",
     "OpenDsrCallback",
     "OpenDsrRequest",
     "Outbox",
+    "PersonSession",
     "Principal",
     "Publication",
     "Qualification",

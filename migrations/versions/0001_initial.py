@@ -125,6 +125,9 @@ def upgrade() -> None:
         sa.Column("kind", sa.Text(), nullable=False),
         sa.Column("provider_mac", sa.LargeBinary(), nullable=True),
         sa.Column("manages_keys", sa.Boolean(), nullable=False),
+        sa.Column("roles", postgresql.JSONB(none_as_null=True, astext_type=sa.Text()), nullable=True),
+        sa.Column("roles_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("disabled_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column(
             "created_at",
             sa.DateTime(timezone=True),
@@ -165,6 +168,7 @@ def upgrade() -> None:
         sa.Column("principal_id", sa.Uuid(), nullable=False),
         sa.Column("mac", sa.LargeBinary(), nullable=False),
         sa.Column("scopes", postgresql.JSONB(astext_type=sa.Text()), nullable=False),
+        sa.Column("vouches", sa.Boolean(), nullable=False),
         sa.Column("expires_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("revoked_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column(
@@ -177,6 +181,51 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_api_keys")),
         sa.UniqueConstraint("mac", name=op.f("uq_api_keys_mac")),
     )
+    op.create_table(
+        "person_sessions",
+        sa.Column("id", sa.Uuid(), nullable=False),
+        sa.Column("principal_id", sa.Uuid(), nullable=False),
+        sa.Column("mac", sa.LargeBinary(), nullable=False),
+        sa.Column("scopes", postgresql.JSONB(astext_type=sa.Text()), nullable=False),
+        sa.Column("started_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("seen_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("expires_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("ended_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("ended_how", sa.Text(), nullable=True),
+        sa.Column(
+            "created_at",
+            sa.DateTime(timezone=True),
+            server_default=sa.text("clock_timestamp()"),
+            nullable=False,
+        ),
+        sa.CheckConstraint("(ended_at IS NULL) = (ended_how IS NULL)", name=op.f("ck_person_sessions_ended")),
+        sa.CheckConstraint(
+            "ended_how IS NULL OR ended_how IN ('logout', 'replaced', 'revoked', 'roles_changed', 'disabled')",
+            name=op.f("ck_person_sessions_ended_how"),
+        ),
+        sa.ForeignKeyConstraint(
+            ["principal_id"], ["principals.id"], name=op.f("fk_person_sessions_principal_id")
+        ),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_person_sessions")),
+        sa.UniqueConstraint("mac", name=op.f("uq_person_sessions_mac")),
+    )
+    op.create_index("ix_person_sessions_created", "person_sessions", ["created_at", "id"], unique=False)
+    op.create_index(
+        "ix_person_sessions_open",
+        "person_sessions",
+        ["principal_id"],
+        unique=False,
+        postgresql_where="ended_at IS NULL",
+    )
+    op.create_table(
+        "logins",
+        sa.Column("mac", sa.LargeBinary(), nullable=False),
+        sa.Column("browser_mac", sa.LargeBinary(), nullable=False),
+        sa.Column("return_to", sa.Text(), nullable=False),
+        sa.Column("expires_at", sa.DateTime(timezone=True), nullable=False),
+        sa.PrimaryKeyConstraint("mac", name=op.f("pk_logins")),
+    )
+    op.create_index(op.f("ix_logins_expires_at"), "logins", ["expires_at"], unique=False)
     op.create_table(
         "datasets",
         sa.Column("id", sa.Uuid(), nullable=False),
@@ -1333,6 +1382,13 @@ def downgrade() -> None:
     op.drop_index("ix_erasure_requests_created", table_name="erasure_requests")
     op.drop_table("erasure_requests")
     op.drop_table("datasets")
+    op.drop_index(op.f("ix_logins_expires_at"), table_name="logins")
+    op.drop_table("logins")
+    op.drop_index(
+        "ix_person_sessions_open", table_name="person_sessions", postgresql_where="ended_at IS NULL"
+    )
+    op.drop_index("ix_person_sessions_created", table_name="person_sessions")
+    op.drop_table("person_sessions")
     op.drop_table("api_keys")
     op.drop_table("webhook_messages")
     op.drop_index(op.f("ix_status_lists_produced_at"), table_name="status_lists")
