@@ -111,6 +111,11 @@ class Settings(BaseSettings):
         return self.keyring or self.home / "keys"
 
     @property
+    def epochs(self) -> Path:
+        """Return the directory of the weekly keys, under which what is known of people lies sealed."""
+        return self.keys / "epochs"
+
+    @property
     def storage(self) -> str:
         """Return the URL of the content-addressed store."""
         return self.storage_url or (self.home / "store").resolve().as_uri()

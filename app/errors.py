@@ -1,7 +1,8 @@
-"""The five ways in which a request can be impossible; one map (`app.http.problems`) turns them to HTTP.
+"""The six ways in which a request can be impossible; one map (`app.http.problems`) turns them to HTTP.
 
     Problem
     ├── NotFound      there is no such thing, or not for this caller
+    ├── Gone          it was there, and is destroyed for good
     ├── Conflict      it cannot be done in the present state
     ├── Forbidden     this caller may not do it
     ├── Unavailable   it could be done, and cannot right now; trying again is right
@@ -29,6 +30,12 @@ class NotFound(Problem):
     """There is no such thing, or not for this caller."""
 
     code = "not-found"
+
+
+class Gone(Problem):
+    """It was there, and is destroyed for good."""
+
+    code = "gone"
 
 
 class Conflict(Problem):

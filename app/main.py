@@ -38,6 +38,7 @@ from app.erasure.endpoints import decisions as erasure_decisions
 from app.erasure.endpoints import exports as erasure_exports
 from app.erasure.endpoints import holds as erasure_holds
 from app.erasure.endpoints import requests as erasure
+from app.erasure.forgetting import sealed
 from app.http import description, problems
 from app.http.hub import Hub
 from app.http.limiting import RateLimiter
@@ -53,6 +54,7 @@ from app.registry import endpoints as registry
 from app.registry import service as models
 from app.storage import readiness
 from app.storage.database import DatabaseError, Transaction, connect, transactions
+from app.storage.epochs import EpochKeys
 from app.storage.keyring import Keyring
 from app.storage.objects import ObjectStore
 from app.storage.readiness import Postgres
@@ -118,7 +120,13 @@ def create_app(settings: Settings, *, clock: Clock = system_clock) -> FastAPI:
     app.state.objects = ObjectStore.open(settings.storage)
     app.state.calendar = calendars.load(settings.jurisdiction, settings.time_zone)
     app.state.reach = Reach.of(settings)
-    app.state.transaction = transactions(engine, {"poke": celery_poke(settings.redis_url)})
+    app.state.transaction = transactions(
+        engine,
+        {
+            "poke": celery_poke(settings.redis_url),
+            sealed.INFO: EpochKeys(settings.epochs, clock=clock),
+        },
+    )
     app.state.provider = Provider.of(settings, clock=clock)
     app.state.door = oidc.Door.of(settings, app.state.provider, clock=clock)
     app.state.limiter = RateLimiter(

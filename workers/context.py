@@ -10,9 +10,11 @@ from pathlib import Path
 
 from app.clock import Clock, system_clock
 from app.config import Settings
+from app.erasure.forgetting import sealed
 from app.queue import Poke, celery_poke
 from app.serving.backends import ServingBackend, backends
 from app.storage.database import Transaction, connect, transactions
+from app.storage.epochs import EpochKeys
 from app.storage.keyring import Keyring
 from app.storage.objects import ObjectStore
 from workers.launcher import Launcher
@@ -49,7 +51,9 @@ def build(settings: Settings, *, clock: Clock = system_clock) -> Context:
     engine = connect(settings.database_url, statement_seconds=STATEMENT_SECONDS)
     return Context(
         settings=settings,
-        transaction=transactions(engine, {"poke": poke}),
+        transaction=transactions(
+            engine, {"poke": poke, sealed.INFO: EpochKeys(settings.epochs, clock=clock)}
+        ),
         poke=poke,
         objects=ObjectStore.open(settings.storage),
         keyring=keyring,

@@ -16,6 +16,8 @@ from app.auth.service import Caller
 from app.erasure import deadlines, exemptions, matching, policy, steps
 from app.erasure.calendars import Calendar
 from app.erasure.exemptions import Exemption, Ground
+from app.erasure.forgetting import sealed
+from app.erasure.forgetting.sealed import Field
 from app.erasure.lifecycle import ENDS, State, advance_stage, begun, earliest
 from app.erasure.matching import Identifier, NamedRecords, RecordSet
 from app.erasure.repository import ErasureRequests, Holds
@@ -37,6 +39,7 @@ def receive(
     identifiers: Sequence[Identifier] = (),
     named: NamedRecords | None = None,
     external_ref: str | None = None,
+    note: str | None = None,
     vouched: bool = True,
     subject_key: bytes = b"",
     subject_macs: Sequence[bytes] = (),
@@ -78,6 +81,7 @@ def receive(
         records_matched=0,
     )
     requests.add(request)
+    sealed.begin(session, request.id, _written(identifiers, note))
     request.duplicate_of = requests.open_of(macs, besides=request.id)
     audit.record(
         session,
@@ -410,6 +414,17 @@ def raise_attention(session: Session, request_id: UUID, reason: str, *, at: date
 
 
 # Steps -------------------------------------------------------------------------------------------
+
+
+def _written(identifiers: Sequence[Identifier], note: str | None) -> dict[Field, bytes]:
+    """Return what of a person is sealed with a new request: what intake was given, and nothing else."""
+    given = {}
+    if identifiers:
+        listed = [(each.type, each.value, each.hashed) for each in identifiers]
+        given[Field.IDENTIFIERS] = sealed.written(listed)
+    if note is not None:
+        given[Field.NOTE] = note.encode()
+    return given
 
 
 def _approvable(

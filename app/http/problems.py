@@ -19,7 +19,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 
 from app import telemetry
-from app.errors import Conflict, Forbidden, Invalid, NotFound, Problem, Unavailable
+from app.errors import Conflict, Forbidden, Gone, Invalid, NotFound, Problem, Unavailable
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_SECONDS = 2
@@ -27,6 +27,7 @@ ERRORS_MAX = 100
 
 STATUS_OF_KIND: Mapping[type[Problem], int] = {
     NotFound: 404,
+    Gone: 410,
     Conflict: 409,
     Forbidden: 403,
     Invalid: 422,

@@ -8,7 +8,16 @@ from app.tables.audit import AuditEvent, AuditHead
 from app.tables.auth import ApiKey, Login, PersonSession, Principal
 from app.tables.base import Base, new_id
 from app.tables.certificates import Certificate, Publication, StatusList
-from app.tables.erasure import Approval, ClockPause, ErasureRequest, Hold, RequestRecord, RequestTarget
+from app.tables.erasure import (
+    Approval,
+    ClockPause,
+    ErasureRequest,
+    Hold,
+    KeyEpoch,
+    RequestRecord,
+    RequestSecrets,
+    RequestTarget,
+)
 from app.tables.intake import Import, ImportRow, OpenDsrCallback, OpenDsrRequest
 from app.tables.jobs import Job, JobCover, JobStep
 from app.tables.queue import IdempotencyKey, Outbox
@@ -45,6 +54,7 @@ __all__ = [
     "Job",
     "JobCover",
     "JobStep",
+    "KeyEpoch",
     "LogCheckpoint",
     "LogCosignature",
     "LogLeaf",
@@ -65,6 +75,7 @@ __all__ = [
     "RecordExclusion",
     "ReferenceModel",
     "RequestRecord",
+    "RequestSecrets",
     "RequestTarget",
     "ServingReplica",
     "StatusList",

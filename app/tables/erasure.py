@@ -115,6 +115,46 @@ class ErasureRequest(Base):
     targets: Mapped[list["RequestTarget"]] = relationship(back_populates="request", lazy="raise")
 
 
+class KeyEpoch(Base):
+    """A week's key, by name; while its row is here, something may be wrapped by it."""
+
+    __tablename__ = "key_epochs"
+
+    id: Mapped[Id]
+    week: Mapped[date] = mapped_column(Date, unique=True)
+    """Its Monday."""
+    created_at: Mapped[CreatedAt]
+
+
+class RequestSecrets(Base):
+    """What a caller wrote down of a person, sealed under the request's own key, and that key, wrapped.
+
+    The key of the week is referred to, so that no week goes while a data key is wrapped by its key.
+    """
+
+    __tablename__ = "request_secrets"
+    __table_args__ = (
+        CheckConstraint("(epoch_id IS NULL) = (data_key IS NULL)", name="wrapped"),
+        CheckConstraint("(data_key IS NULL) = (destroyed_at IS NOT NULL)", name="destroyed"),
+        # Without its key a field is nothing, and nothing is left of it.
+        CheckConstraint(
+            "destroyed_at IS NULL OR num_nonnulls(identifiers, note, evidence, refusal) = 0",
+            name="nothing_left",
+        ),
+    )
+
+    request_id: Mapped[UUID] = mapped_column(
+        ForeignKey("erasure_requests.id", ondelete="CASCADE"), primary_key=True
+    )
+    epoch_id: Mapped[UUID | None] = mapped_column(ForeignKey("key_epochs.id"), index=True)
+    data_key: Mapped[bytes | None] = mapped_column(LargeBinary)
+    identifiers: Mapped[bytes | None] = mapped_column(LargeBinary)
+    note: Mapped[bytes | None] = mapped_column(LargeBinary)
+    evidence: Mapped[bytes | None] = mapped_column(LargeBinary)
+    refusal: Mapped[bytes | None] = mapped_column(LargeBinary)
+    destroyed_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+
+
 class RequestTarget(Base):
     """One model that learned one of the request's records; each walks the stages by itself."""
 

@@ -341,6 +341,49 @@ def upgrade() -> None:
         postgresql_where="external_ref IS NOT NULL",
     )
     op.create_table(
+        "key_epochs",
+        sa.Column("id", sa.Uuid(), nullable=False),
+        sa.Column("week", sa.Date(), nullable=False),
+        sa.Column(
+            "created_at",
+            sa.DateTime(timezone=True),
+            server_default=sa.text("clock_timestamp()"),
+            nullable=False,
+        ),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_key_epochs")),
+        sa.UniqueConstraint("week", name=op.f("uq_key_epochs_week")),
+    )
+    op.create_table(
+        "request_secrets",
+        sa.Column("request_id", sa.Uuid(), nullable=False),
+        sa.Column("epoch_id", sa.Uuid(), nullable=True),
+        sa.Column("data_key", sa.LargeBinary(), nullable=True),
+        sa.Column("identifiers", sa.LargeBinary(), nullable=True),
+        sa.Column("note", sa.LargeBinary(), nullable=True),
+        sa.Column("evidence", sa.LargeBinary(), nullable=True),
+        sa.Column("refusal", sa.LargeBinary(), nullable=True),
+        sa.Column("destroyed_at", sa.DateTime(timezone=True), nullable=True),
+        sa.CheckConstraint(
+            "(data_key IS NULL) = (destroyed_at IS NOT NULL)", name=op.f("ck_request_secrets_destroyed")
+        ),
+        sa.CheckConstraint(
+            "(epoch_id IS NULL) = (data_key IS NULL)", name=op.f("ck_request_secrets_wrapped")
+        ),
+        sa.CheckConstraint(
+            "destroyed_at IS NULL OR num_nonnulls(identifiers, note, evidence, refusal) = 0",
+            name=op.f("ck_request_secrets_nothing_left"),
+        ),
+        sa.ForeignKeyConstraint(["epoch_id"], ["key_epochs.id"], name=op.f("fk_request_secrets_epoch_id")),
+        sa.ForeignKeyConstraint(
+            ["request_id"],
+            ["erasure_requests.id"],
+            name=op.f("fk_request_secrets_request_id"),
+            ondelete="CASCADE",
+        ),
+        sa.PrimaryKeyConstraint("request_id", name=op.f("pk_request_secrets")),
+    )
+    op.create_index(op.f("ix_request_secrets_epoch_id"), "request_secrets", ["epoch_id"], unique=False)
+    op.create_table(
         "idempotency_keys",
         sa.Column("principal_id", sa.Uuid(), nullable=False),
         sa.Column("key", sa.Text(), nullable=False),
@@ -1370,6 +1413,9 @@ def downgrade() -> None:
     op.drop_table("webhook_endpoints")
     op.drop_table("log_cosignatures")
     op.drop_table("idempotency_keys")
+    op.drop_index(op.f("ix_request_secrets_epoch_id"), table_name="request_secrets")
+    op.drop_table("request_secrets")
+    op.drop_table("key_epochs")
     op.drop_index(
         "uq_erasure_requests_external",
         table_name="erasure_requests",
