@@ -125,6 +125,7 @@ def watches(scope: Scope) -> Callable[..., Caller]:
 
 RequestsCreate = Annotated[Caller, Depends(Acting(Scope.REQUESTS_CREATE), scope="function")]
 RequestsRead = Annotated[Caller, Depends(asks(Scope.REQUESTS_READ), scope="function")]
+RequestsReadPii = Annotated[Caller, Depends(asks(Scope.REQUESTS_READ_PII), scope="function")]
 RequestsWatch = Annotated[Caller, Depends(watches(Scope.REQUESTS_READ))]
 RequestsExtend = Annotated[Caller, Depends(Acting(Scope.REQUESTS_EXTEND), scope="function")]
 RequestsHold = Annotated[Caller, Depends(Acting(Scope.REQUESTS_HOLD), scope="function")]

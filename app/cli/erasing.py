@@ -34,6 +34,7 @@ def create_request(
     external_ref: Annotated[
         str | None, typer.Option(help="Your own ticket number; no personal data.")
     ] = None,
+    note: Annotated[str | None, typer.Option(help="What else is to be known; sealed.")] = None,
     *,
     doubted: Annotated[
         bool, typer.Option("--doubted", help="You do not vouch for who asks; nothing is searched yet.")
@@ -57,6 +58,8 @@ def create_request(
     body: dict[str, Any] = {} if external_ref is None else {"external_ref": external_ref}
     if doubted:
         body["identity"] = "doubted"
+    if note is not None:
+        body["note"] = note
     if identifiers:
         body["subject"] = identifiers
     if dataset is not None or ids:
@@ -139,6 +142,21 @@ def show_request(
         _show_request(api.get(here))
 
 
+@request.command("identity")
+def show_identity(request_id: RequestId) -> None:
+    """Show who asks, and what was written of them; that you looked is kept.
+
+    It is destroyed a month after the request has ended.
+
+    Example: lethe request identity er_01k...
+    """
+    body = Api("officer").get(f"/v1/erasure-requests/{request_id}/identity")
+    known = {each["type"]: each["value"] or f"sha256 {each['sha256']}" for each in body["identifiers"]}
+    known |= {name: body[name] for name in ("note", "evidence", "refusal")}
+    # Whoever wrote it is not to write to this terminal.
+    show(body, {name: value and "".join(filter(str.isprintable, value)) for name, value in known.items()})
+
+
 @request.command("approve")
 def approve_request(
     request_id: RequestId,
@@ -207,12 +225,14 @@ def reject_request(
         typer.Option(metavar="DAY", help="When the person was told why, and where to complain or to sue."),
     ],
     notice_ref: Annotated[str | None, typer.Option(help="The number of that letter.")] = None,
+    reason: Annotated[str | None, typer.Option(help="Why, in words; sealed.")] = None,
 ) -> None:
     """Refuse a request on a ground of the regulation; another person than the one who sent it.
 
     Example: lethe --as reviewer request reject er_01k... --ground 12.5 --told-on 2026-11-25
     """
-    _act("reviewer", request_id, "rejection", {"ground": ground, "notice": _notice(told_on, notice_ref)})
+    body = {"ground": ground, "notice": _notice(told_on, notice_ref)}
+    _act("reviewer", request_id, "rejection", body if reason is None else {**body, "reason": reason})
 
 
 @request.command("exempt")

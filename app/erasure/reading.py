@@ -1,6 +1,7 @@
 """What is read of requests: lists by filter, what happened, which records, how many are where."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
@@ -10,11 +11,13 @@ from app.audit import service as audit
 from app.audit.service import Entry
 from app.auth.service import Caller
 from app.erasure import matching, steps
+from app.erasure.forgetting import sealed
+from app.erasure.forgetting.sealed import Field
 from app.erasure.lifecycle import OPEN, Sort
 from app.erasure.matching import Identifier
 from app.erasure.repository import ErasureRequests, Filter
 from app.erasure.steps import View
-from app.errors import NotFound
+from app.errors import Gone, NotFound
 from app.http import ids
 from app.storage.database import Session
 
@@ -29,6 +32,20 @@ class NamedRecord:
     dataset: UUID
     exempt: str | None
     erased_at: datetime | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Identity:
+    """What is known of the person of a request, as it was written down."""
+
+    identifiers: Sequence[Mapping[str, str]]
+    note: str | None
+    evidence: str | None
+    refusal: str | None
+
+    def __repr__(self) -> str:
+        """Show nothing of it."""
+        return "Identity(...)"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +97,31 @@ def search(
     found = listing(session, chosen=Filter(subject_macs=tuple(macs)), now=at, limit=FOUND_MAX)
     audit.record(session, events.RequestsSearched(by.principal_id, len(macs), len(found), at))
     return found
+
+
+def identity(session: Session, request_id: UUID, *, by: Caller, at: datetime) -> Identity:
+    """Return what is known of the person; who looked is kept, with which fields, and not what they say.
+
+    Raises:
+        Gone: the request is purged; nobody knows any more.
+    """
+    request = ErasureRequests(session).get(request_id)
+    if request is None:
+        raise NotFound("there is no such request")
+    if request.purged_at is not None:
+        raise Gone("what was known of the person is destroyed", code="purged")
+    held = {
+        field: sealed.unseal(session, request_id, field).decode()
+        for field in sealed.fields(session, request_id)
+    }
+    audit.record(session, events.IdentityRead(request_id, by.principal_id, tuple(sorted(held)), at))
+    listed = held.get(Field.IDENTIFIERS)
+    return Identity(
+        identifiers=[] if listed is None else json.loads(listed),
+        note=held.get(Field.NOTE),
+        evidence=held.get(Field.EVIDENCE),
+        refusal=held.get(Field.REFUSAL),
+    )
 
 
 def exported(session: Session, *, by: Caller, form: str, at: datetime) -> None:

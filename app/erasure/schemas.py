@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal, Self
 from uuid import UUID
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -18,7 +19,7 @@ from pydantic_core import PydanticCustomError
 from app.erasure import policy
 from app.erasure.exemptions import Exemption, ExtensionReason, Ground, HoldReason
 from app.erasure.lifecycle import State
-from app.erasure.reading import NamedRecord
+from app.erasure.reading import Identity, NamedRecord
 from app.erasure.steps import Notice, View
 from app.http import ids
 from app.http.ids import (
@@ -36,10 +37,22 @@ from app.records.service import RECORD_IDS_MAX
 from app.tables import ClockPause, Hold, RequestTarget
 
 IDENTIFIERS_MAX = 20
+TEXT_MAX = 4000
 STRICT = ConfigDict(extra="forbid", hide_input_in_errors=True)
 HOLD_DAYS_MAX = policy.load("default").hold_days_longest
 
 IdentifierType = Annotated[str, StringConstraints(pattern=content.TYPE_PATTERN)]
+def _encodable(text: SecretStr) -> SecretStr:
+    """Refuse half a character: JSON can spell one, and no bytes can."""
+    try:
+        text.get_secret_value().encode()
+    except UnicodeEncodeError:
+        raise PydanticCustomError("string_unicode", "no Unicode") from None
+    return text
+
+
+Text = Annotated[SecretStr, Field(min_length=1, max_length=TEXT_MAX), AfterValidator(_encodable)]
+"""What somebody wrote; sealed, and shown to nobody without `requests:read_pii`."""
 RecordIdText = Annotated[str, StringConstraints(pattern=r"^[^\x00]{1,256}$")]
 RecordId = Annotated[str, StringConstraints(pattern=r"^rec_[1-9][0-9]{0,17}$")]
 Reference = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._:/#-]{1,128}$")]
@@ -57,7 +70,7 @@ NOTICE: dict[str, Any] = {"sent_on": "2026-11-25", "complaint": True, "court": T
 
 
 class IdentifierIn(BaseModel):
-    """What a person is known by; kept as a keyed hash alone."""
+    """What a person is known by: searched for by its keyed hash, and sealed until the request is purged."""
 
     model_config = STRICT
 
@@ -83,7 +96,7 @@ class ErasureRequestCreate(BaseModel):
 
     model_config = example(
         {"subject": [{"type": "email", "value": "ada@example.org"}], "external_ref": "T-1042"},
-        {"records": {"dataset": "people", "ids": ["ada-1", "ada-2"]}},
+        {"records": {"dataset": "people", "ids": ["ada-1", "ada-2"]}, "note": "asked by letter"},
     )
 
     subject: (
@@ -97,6 +110,8 @@ class ErasureRequestCreate(BaseModel):
     """Your own ticket number; no personal data."""
     identity: Literal["vouched", "doubted"] = "vouched"
     """Whether you vouch for who asks; if not, nothing is searched for before that is proven."""
+    note: Text | None = None
+    """What else is to be known of it; sealed."""
 
     @model_validator(mode="after")
     def whom_or_what(self) -> Self:
@@ -155,10 +170,15 @@ class ApprovalIn(BaseModel):
 class RejectionIn(BaseModel):
     """The ground, as a paragraph of the regulation, and that the person was told (Art. 12(4))."""
 
-    model_config = example({"ground": "12.5", "notice": NOTICE})
+    model_config = example(
+        {"ground": "12.5", "notice": NOTICE},
+        {"ground": "12.6", "notice": NOTICE, "reason": "the letter was signed by another person"},
+    )
 
     ground: Ground
     notice: NoticeIn
+    reason: Text | None = None
+    """Why, in words; sealed."""
 
 
 class ExemptionIn(BaseModel):
@@ -202,11 +222,15 @@ class PauseEndIn(BaseModel):
 
 
 class IdentityProofIn(BaseModel):
-    """How the identity was proven; what with is not kept."""
+    """How the identity was proven; what with is not kept, but for what you write of it."""
 
-    model_config = example({"method": "account_login"})
+    model_config = example(
+        {"method": "account_login"}, {"method": "callback", "evidence": "called back on the number on file"}
+    )
 
     method: Literal["account_login", "one_time_code", "document", "callback", "in_person"]
+    evidence: Text | None = None
+    """What it was proven by, in words; sealed."""
 
 
 class RecordIn(BaseModel):
@@ -364,6 +388,36 @@ class RequestOut(Receipt):
     targets: list[TargetOut]
 
 
+class SealedIdentifier(BaseModel):
+    """What the person is known by, as it was given; what came as a hash is one."""
+
+    type: str
+    value: str | None = None
+    sha256: str | None = None
+
+
+class IdentityOut(BaseModel):
+    """What is known of the person of a request; what nobody gave is null."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "identifiers": [{"type": "email", "value": "ada@example.org", "sha256": None}],
+                    "note": None,
+                    "evidence": "called back on the number on file",
+                    "refusal": None,
+                }
+            ]
+        }
+    )
+
+    identifiers: list[SealedIdentifier]
+    note: str | None
+    evidence: str | None
+    refusal: str | None
+
+
 class CertificateLink(BaseModel):
     """The certificate of one model's part."""
 
@@ -476,6 +530,16 @@ def target_out(target: RequestTarget) -> TargetOut:
         outcome=target.outcome,
         held=target.held,
         on_hold=target.on_hold,
+    )
+
+
+def identity_out(known: Identity) -> IdentityOut:
+    """Return what is known of a person."""
+    return IdentityOut(
+        identifiers=[SealedIdentifier(**each) for each in known.identifiers],
+        note=known.note,
+        evidence=known.evidence,
+        refusal=known.refusal,
     )
 
 

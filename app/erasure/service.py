@@ -228,6 +228,7 @@ def reject(
     by: Caller,
     ground: Ground,
     notice: Notice,
+    reason: str | None = None,
     expecting: Expected = None,
     at: datetime,
 ) -> View:
@@ -237,6 +238,8 @@ def reject(
     """
     request = steps.locked(session, request_id, expecting=expecting)
     steps.second_person(request, by)
+    if reason is not None:
+        sealed.seal(session, request.id, Field.REFUSAL, reason.encode())
     _tell_of_refusal(session, request, notice, by=by, at=at)
     _refuse(session, request, ground, by=by, at=at)
     return steps.view(session, request)

@@ -14,6 +14,7 @@ from app.audit import service as audit
 from app.auth.service import Caller
 from app.erasure import deadlines, policy, steps
 from app.erasure.exemptions import ExtensionReason
+from app.erasure.forgetting import sealed
 from app.erasure.lifecycle import OPEN, State, begun
 from app.erasure.repository import ErasureRequests
 from app.erasure.steps import Expected, Notice, View
@@ -125,6 +126,7 @@ def confirm_identity(
     request_id: UUID,
     *,
     method: str,
+    evidence: str | None = None,
     by: Caller,
     expecting: Expected = None,
     at: datetime,
@@ -138,6 +140,8 @@ def confirm_identity(
     if request.state != State.IDENTITY_PENDING and not doubted:
         raise Conflict("nobody doubts the identity", code="identity-not-doubted")
     request.identity_method = method
+    if evidence is not None:
+        sealed.seal(session, request.id, sealed.Field.EVIDENCE, evidence.encode())
     audit.record(session, events.IdentityConfirmed(request.id, by.principal_id, method, at))
     for paused in doubted:
         _end(session, request, paused, None, by=by, at=at)

@@ -51,6 +51,18 @@ class ErasureRequest(Base):
         # Who submitted a request is never the one who refuses it, whatever a program believes.
         CheckConstraint("decided_by IS NULL OR decided_by <> submitted_by", name="second_person"),
         Index("ix_erasure_requests_created", "created_at", "id"),
+        # What is to be purged next: of the concluded ones only.
+        Index(
+            "ix_erasure_requests_unpurged",
+            "concluded_at",
+            postgresql_where="concluded_at IS NOT NULL AND purged_at IS NULL",
+        ),
+        # A tombstone leads to nobody, whatever a program believes.
+        CheckConstraint(
+            "purged_at IS NULL OR (cardinality(subject_macs) = 0"
+            " AND num_nonnulls(external_ref, notice_ref, duplicate_of) = 0)",
+            name="tombstone",
+        ),
         # What is due next, and what is overdue: of the open ones only.
         Index("ix_erasure_requests_due", "due_at", "id", postgresql_where="concluded_at IS NULL"),
         Index("ix_erasure_requests_subject_macs", "subject_macs", postgresql_using="gin"),
@@ -110,6 +122,10 @@ class ErasureRequest(Base):
     notified_on: Mapped[date | None] = mapped_column(Date)
     """When the subject was told of a refusal, in whole or in part (Art. 12(4))."""
     notice_ref: Mapped[str | None] = mapped_column(Text)
+    purged_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    """From then on it is a tombstone: nothing in it leads to a person."""
+    grounds_kept: Mapped[list[str] | None] = mapped_column(ARRAY(Text))
+    """Of a tombstone: on which grounds records were kept, as which ones they were is gone."""
     created_at: Mapped[CreatedAt]
 
     targets: Mapped[list["RequestTarget"]] = relationship(back_populates="request", lazy="raise")

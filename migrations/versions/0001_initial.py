@@ -290,6 +290,8 @@ def upgrade() -> None:
         sa.Column("decided_by", sa.Uuid(), nullable=True),
         sa.Column("notified_on", sa.Date(), nullable=True),
         sa.Column("notice_ref", sa.Text(), nullable=True),
+        sa.Column("purged_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("grounds_kept", postgresql.ARRAY(sa.Text()), nullable=True),
         sa.Column(
             "created_at",
             sa.DateTime(timezone=True),
@@ -306,6 +308,10 @@ def upgrade() -> None:
         ),
         sa.CheckConstraint(
             "decided_by IS NULL OR decided_by <> submitted_by", name=op.f("ck_erasure_requests_second_person")
+        ),
+        sa.CheckConstraint(
+            "purged_at IS NULL OR (cardinality(subject_macs) = 0 AND num_nonnulls(external_ref, notice_ref, duplicate_of) = 0)",
+            name=op.f("ck_erasure_requests_tombstone"),
         ),
         sa.ForeignKeyConstraint(
             ["decided_by"], ["principals.id"], name=op.f("fk_erasure_requests_decided_by")
@@ -325,6 +331,13 @@ def upgrade() -> None:
         ["due_at", "id"],
         unique=False,
         postgresql_where="concluded_at IS NULL",
+    )
+    op.create_index(
+        "ix_erasure_requests_unpurged",
+        "erasure_requests",
+        ["concluded_at"],
+        unique=False,
+        postgresql_where="concluded_at IS NOT NULL AND purged_at IS NULL",
     )
     op.create_index(
         "ix_erasure_requests_subject_macs",
@@ -1420,6 +1433,11 @@ def downgrade() -> None:
         "uq_erasure_requests_external",
         table_name="erasure_requests",
         postgresql_where="external_ref IS NOT NULL",
+    )
+    op.drop_index(
+        "ix_erasure_requests_unpurged",
+        table_name="erasure_requests",
+        postgresql_where="concluded_at IS NOT NULL AND purged_at IS NULL",
     )
     op.drop_index("ix_erasure_requests_subject_macs", table_name="erasure_requests", postgresql_using="gin")
     op.drop_index(

@@ -37,7 +37,13 @@ def confirm_identity(
 ) -> Receipt:
     """Accept a proof of who asks; the clock runs again, and the records are searched for."""
     view = timing.confirm_identity(
-        session, request_id, method=body.method, by=caller, expecting=expecting, at=now
+        session,
+        request_id,
+        method=body.method,
+        evidence=body.evidence.get_secret_value() if body.evidence else None,
+        by=caller,
+        expecting=expecting,
+        at=now,
     )
     return receipt_of(view, response)
 

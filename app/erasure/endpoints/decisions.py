@@ -131,6 +131,7 @@ def reject_request(
         by=caller,
         ground=body.ground,
         notice=body.notice.notice(),
+        reason=body.reason.get_secret_value() if body.reason else None,
         expecting=expecting,
         at=now,
     )

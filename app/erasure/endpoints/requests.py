@@ -9,7 +9,13 @@ from fastapi import Depends, Query, Request, Response
 
 from app.audit import service as audit
 from app.audit.schemas import EventOut
-from app.auth.dependencies import RecordsLookup, RequestsCreate, RequestsRead, RequestsWatch
+from app.auth.dependencies import (
+    RecordsLookup,
+    RequestsCreate,
+    RequestsRead,
+    RequestsReadPii,
+    RequestsWatch,
+)
 from app.erasure import reading, schemas, service
 from app.erasure.calendars import Calendar
 from app.erasure.lifecycle import BEFORE_APPROVAL, OPEN, Sort, State
@@ -19,6 +25,7 @@ from app.erasure.schemas import (
     CertificateLink,
     ErasureRequestCreate,
     IdentifierIn,
+    IdentityOut,
     Receipt,
     RecordOut,
     RequestOut,
@@ -26,7 +33,7 @@ from app.erasure.schemas import (
     TargetOut,
 )
 from app.erasure.steps import View
-from app.errors import Conflict, Forbidden, Invalid, NotFound, Unavailable
+from app.errors import Conflict, Forbidden, Gone, Invalid, NotFound, Unavailable
 from app.http import pagination, preconditions
 from app.http.dependencies import KeyringDep, NowDep, SessionDep, SettingsDep, keyring
 from app.http.ids import DatasetId, ModelId, RequestId
@@ -69,6 +76,7 @@ def receive_request(
         if body.records
         else None,
         external_ref=body.external_ref,
+        note=body.note.get_secret_value() if body.note else None,
         vouched=body.identity == "vouched",
         subject_key=keys.subject,
         calendar=calendar,
@@ -218,6 +226,15 @@ def read_records(
     return [
         schemas.record_out(each) for each in reading.records(session, request_id, after=after, limit=limit)
     ]
+
+
+@router.get("/{request_id}/identity", responses=responses(Forbidden, NotFound, Gone))
+def read_identity(
+    request_id: RequestId, session: SessionDep, caller: RequestsReadPii, now: NowDep, response: Response
+) -> IdentityOut:
+    """Read who asks, and what was written of them; that you did is kept. Gone once the request is purged."""
+    response.headers["Cache-Control"] = "no-store"
+    return schemas.identity_out(reading.identity(session, request_id, by=caller, at=now))
 
 
 @router.get("/{request_id}/certificates", responses=responses(Forbidden, NotFound))
