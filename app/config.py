@@ -82,6 +82,11 @@ class Settings(BaseSettings):
     """How long a person stays logged in: unused, and at all."""
     logins_per_minute: PositiveInt = 30
     """Of each address; one too many is answered 429."""
+    smtp_url: str | None = None
+    """What sends one-time codes to people (`smtps://user@host`); unset, an officer proves who they are."""
+    smtp_from: str | None = None
+    smtp_password: Path | None = None
+    """A file with the password of the user in that URL."""
     issuer: str = "https://issuer.example"
     tsa_url: str | None = None
     """A time stamp authority (RFC 3161) that is asked to stamp each certificate; none unless named."""

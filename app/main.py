@@ -37,6 +37,7 @@ from app.erasure.endpoints import clock as erasure_clock
 from app.erasure.endpoints import decisions as erasure_decisions
 from app.erasure.endpoints import exports as erasure_exports
 from app.erasure.endpoints import holds as erasure_holds
+from app.erasure.endpoints import identity as erasure_identity
 from app.erasure.endpoints import requests as erasure
 from app.erasure.forgetting import sealed
 from app.http import description, problems
@@ -195,6 +196,8 @@ def _mount(app: FastAPI) -> None:
     app.include_router(erasure.router)
     app.include_router(erasure_decisions.router)
     app.include_router(erasure_clock.router)
+    app.include_router(erasure_identity.people)  # without a key: a person has none
+    app.include_router(erasure_identity.router)
     app.include_router(erasure_holds.router)
     app.include_router(erasure_bulk.router)
     app.include_router(erasure_exports.router)

@@ -15,7 +15,7 @@ from app.certificates import service as certificates
 from app.certificates.stamps import Authority
 from app.clock import system_clock
 from app.config import Settings
-from app.erasure import holds, timing
+from app.erasure import holds, identity, timing
 from app.erasure.lifecycle import STAGES
 from app.http import ids, receipts
 from app.http.outbound import Reach
@@ -69,6 +69,9 @@ def due(context: Context) -> list[tuple[Stage, UUID]]:
     """Return what a worker should run now, whether or not a bell was heard."""
     with context.transaction() as session:
         due = scheduling.due(session, now=context.clock())
+        due += [
+            (Stage.CHALLENGE, challenge_id) for challenge_id in identity.due(session, now=context.clock())
+        ]
         due += [(Stage.IMPORT, import_id) for import_id in bulk.due(session, now=context.clock())]
         return [*due, *((Stage.AUDIT, audit_id) for audit_id in audits.due(session))]
 
@@ -173,6 +176,7 @@ def forget(context: Context) -> int:
         gone = receipts.forget(session, now=now) + certificates.forget_openings(session, now=now)
         gone += webhooks.forget(session, now=now) + intake.forget(session, now=now)
         gone += bulk.forget(session, now=now) + sessions.forget(session, now=now)
+        gone += identity.forget(session, now=now)
     return gone + context.objects.tidy()
 
 

@@ -802,8 +802,29 @@ class IdentityConfirmed(Event):
     KIND: ClassVar[str] = "request.identity_confirmed"
 
     request: UUID
-    principal: UUID
+    principal: UUID | None
+    """Nobody, where the person brought a code without anybody's key."""
     method: str
+    at: datetime
+
+
+@dataclass(frozen=True)
+class IdentityChallenged(Event):
+    """A one-time code was sent to the address that a request names."""
+
+    KIND: ClassVar[str] = "request.identity_challenged"
+
+    request: UUID
+    at: datetime
+
+
+@dataclass(frozen=True)
+class IdentityRefused(Event):
+    """A code was shown that is not the one that was sent."""
+
+    KIND: ClassVar[str] = "request.identity_refused"
+
+    request: UUID
     at: datetime
 
 
@@ -826,7 +847,7 @@ class ClockResumed(Event):
     KIND: ClassVar[str] = "request.clock_resumed"
 
     request: UUID
-    principal: UUID
+    principal: UUID | None
     answered_on: str
     paused_days: int
     due_on: str

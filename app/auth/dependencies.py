@@ -89,9 +89,13 @@ def asks(scope: Scope) -> Callable[[CallerDep], Caller]:
 
 @dataclass(frozen=True)
 class Acting:
-    """The dependency of calls that create or act: as `asks`, and a POST runs once per key."""
+    """The dependency of calls that create or act: as `asks`, and a POST runs once per key.
+
+    Where a call has two kinds of callers, either scope will do, and the call itself tells them apart.
+    """
 
     scope: Scope
+    other: Scope | None = None
 
     def __call__(
         self,
@@ -104,7 +108,7 @@ class Acting:
         _key: idempotency.KeyHeader = None,
     ) -> Caller:
         """Return the caller, if the key has the scope, and take the call's own key."""
-        caller.require(self.scope)
+        caller.require(self.scope, *filter(None, [self.other]))
         if request.method == "POST":
             request.state.claim = idempotency.claim(
                 session, keys.idempotency, request, body, principal_id=caller.principal_id, at=at
@@ -127,6 +131,9 @@ RequestsCreate = Annotated[Caller, Depends(Acting(Scope.REQUESTS_CREATE), scope=
 RequestsRead = Annotated[Caller, Depends(asks(Scope.REQUESTS_READ), scope="function")]
 RequestsReadPii = Annotated[Caller, Depends(asks(Scope.REQUESTS_READ_PII), scope="function")]
 RequestsWatch = Annotated[Caller, Depends(watches(Scope.REQUESTS_READ))]
+RequestsProve = Annotated[
+    Caller, Depends(Acting(Scope.REQUESTS_RESOLVE, Scope.REQUESTS_CREATE), scope="function")
+]
 RequestsExtend = Annotated[Caller, Depends(Acting(Scope.REQUESTS_EXTEND), scope="function")]
 RequestsHold = Annotated[Caller, Depends(Acting(Scope.REQUESTS_HOLD), scope="function")]
 RequestsResolve = Annotated[Caller, Depends(Acting(Scope.REQUESTS_RESOLVE), scope="function")]

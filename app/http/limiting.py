@@ -4,13 +4,11 @@ Counted in Redis, so that every process of the API counts together; while Redis 
 itself, because a limit that turns an outage into refusals protects nobody.
 """
 
-import ipaddress
 import math
 import time
 from contextlib import suppress
 from uuid import UUID
 
-from fastapi import Request
 from limits import RateLimitItem, RateLimitItemPerHour, RateLimitItemPerMinute
 from limits.errors import StorageError
 from limits.storage import MemoryStorage, Storage, storage_from_string
@@ -19,7 +17,6 @@ from limits.strategies import SlidingWindowCounterRateLimiter
 from app.errors import Unavailable
 
 READS = frozenset({"GET", "HEAD", "OPTIONS"})
-IPV6_CUSTOMER_BITS = 64
 
 
 class RateLimited(Unavailable):
@@ -76,20 +73,3 @@ def _storage(redis_url: str) -> Storage:
     found = storage_from_string(url, wrap_exceptions=True, socket_timeout=1, socket_connect_timeout=1)
     assert isinstance(found, Storage), "not an asynchronous one"
     return found
-
-
-def address_of(request: Request) -> str:
-    """Return where a call comes from: an address, or of IPv6 the network that one customer has (a /64).
-
-    Behind a proxy it is the proxy's word, where uvicorn is told to believe it (`FORWARDED_ALLOW_IPS`).
-    """
-    host = "" if request.client is None else request.client.host
-    try:
-        address = ipaddress.ip_address(host.partition("%")[0])
-    except ValueError:
-        return host
-    if isinstance(address, ipaddress.IPv6Address):
-        if address.ipv4_mapped is not None:
-            return str(address.ipv4_mapped)
-        return str(ipaddress.ip_network((address, IPV6_CUSTOMER_BITS), strict=False))
-    return str(address)

@@ -501,6 +501,64 @@ def upgrade() -> None:
         "one_open_pause", "clock_pauses", ["request_id"], unique=True, postgresql_where="answered_on IS NULL"
     )
     op.create_table(
+        "identity_challenges",
+        sa.Column("id", sa.Uuid(), nullable=False),
+        sa.Column("request_id", sa.Uuid(), nullable=False),
+        sa.Column("asked_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("code_mac", sa.LargeBinary(), nullable=True),
+        sa.Column("expires_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("attempts", sa.Integer(), nullable=False),
+        sa.Column("tries", sa.Integer(), nullable=False),
+        sa.Column("next_try_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("sent_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("ended_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("ended_how", sa.Text(), nullable=True),
+        sa.CheckConstraint("attempts BETWEEN 0 AND 5", name=op.f("ck_identity_challenges_attempts")),
+        sa.CheckConstraint(
+            "(code_mac IS NULL) = (expires_at IS NULL)", name=op.f("ck_identity_challenges_drawn")
+        ),
+        sa.CheckConstraint(
+            "(ended_at IS NULL) = (ended_how IS NULL)", name=op.f("ck_identity_challenges_ended")
+        ),
+        sa.CheckConstraint(
+            "ended_how IS NULL OR ended_how IN ('proven', 'superseded', 'failed', 'stopped')",
+            name=op.f("ck_identity_challenges_ended_how"),
+        ),
+        sa.ForeignKeyConstraint(
+            ["request_id"],
+            ["erasure_requests.id"],
+            name=op.f("fk_identity_challenges_request_id"),
+            ondelete="CASCADE",
+        ),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_identity_challenges")),
+    )
+    op.create_index(
+        op.f("ix_identity_challenges_request_id"), "identity_challenges", ["request_id"], unique=False
+    )
+    op.create_index(
+        "one_open_code",
+        "identity_challenges",
+        ["request_id"],
+        unique=True,
+        postgresql_where="code_mac IS NOT NULL AND ended_at IS NULL",
+    )
+    op.create_index(
+        "ix_identity_challenges_due",
+        "identity_challenges",
+        ["next_try_at"],
+        unique=False,
+        postgresql_where="sent_at IS NULL AND ended_at IS NULL",
+    )
+    op.create_table(
+        "identity_knocks",
+        sa.Column("id", sa.Uuid(), nullable=False),
+        sa.Column("address_mac", sa.LargeBinary(), nullable=False),
+        sa.Column("at", sa.DateTime(timezone=True), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_identity_knocks")),
+    )
+    op.create_index(op.f("ix_identity_knocks_at"), "identity_knocks", ["at"], unique=False)
+    op.create_index("ix_identity_knocks_address", "identity_knocks", ["address_mac", "at"], unique=False)
+    op.create_table(
         "models",
         sa.Column("id", sa.Uuid(), nullable=False),
         sa.Column("name", sa.Text(), nullable=False),
@@ -1419,6 +1477,21 @@ def downgrade() -> None:
     op.drop_table("records")
     op.drop_table("opendsr_requests")
     op.drop_table("models")
+    op.drop_index("ix_identity_knocks_address", table_name="identity_knocks")
+    op.drop_index(op.f("ix_identity_knocks_at"), table_name="identity_knocks")
+    op.drop_table("identity_knocks")
+    op.drop_index(
+        "ix_identity_challenges_due",
+        table_name="identity_challenges",
+        postgresql_where="sent_at IS NULL AND ended_at IS NULL",
+    )
+    op.drop_index(
+        "one_open_code",
+        table_name="identity_challenges",
+        postgresql_where="code_mac IS NOT NULL AND ended_at IS NULL",
+    )
+    op.drop_index(op.f("ix_identity_challenges_request_id"), table_name="identity_challenges")
+    op.drop_table("identity_challenges")
     op.drop_index("one_open_pause", table_name="clock_pauses", postgresql_where="answered_on IS NULL")
     op.drop_index(op.f("ix_clock_pauses_request_id"), table_name="clock_pauses")
     op.drop_table("clock_pauses")

@@ -23,13 +23,19 @@ from app.auth.oidc import CALLBACK, Door, LoginRefused
 from app.auth.sessions import LOGIN_LASTS, OWN_PATH, Lasting
 from app.errors import Conflict, Forbidden, NotFound, Unavailable
 from app.http import pagination
-from app.http.dependencies import KeyringDep, NowDep, SessionDep, SettingsDep
+from app.http.dependencies import (
+    KeyringDep,
+    NowDep,
+    SessionDep,
+    SettingsDep,
+    TransactionDep,
+    address_of,
+)
 from app.http.ids import PrincipalId, SessionId
-from app.http.limiting import RateLimiter, address_of
+from app.http.limiting import RateLimiter
 from app.http.pagination import Cursor, Limit, Page, Place
-from app.http.problems import responses
+from app.http.problems import responses, too_many
 from app.http.routing import router as new_router
-from app.storage.database import Transaction
 from app.tables import Principal
 
 LOGIN_COOKIE = "__Host-lethe-login"
@@ -105,10 +111,12 @@ class PrincipalOut(BaseModel):
     status_code=303,
     response_class=RedirectResponse,
     responses=responses(NotFound, Unavailable)
+    | too_many()
     | {303: {"description": "To the identity provider, with a cookie."}},
 )
 def log_in(
     request: Request,
+    transaction: TransactionDep,
     keys: KeyringDep,
     now: NowDep,
     return_to: Annotated[
@@ -119,7 +127,6 @@ def log_in(
     door = _door(request)
     _count(request, keys.api)
     cookie = request.cookies.get(LOGIN_COOKIE)
-    transaction: Transaction = request.app.state.transaction
     with transaction() as session:
         leaving = sessions.begin_login(session, keys.api, browser=cookie, return_to=return_to, at=now)
     answer = RedirectResponse(door.leave(leaving), status_code=303, headers={"Cache-Control": "no-store"})
@@ -128,7 +135,9 @@ def log_in(
 
 
 @browser.get(CALLBACK.removeprefix("/auth"), include_in_schema=False)
-def come_back(request: Request, keys: KeyringDep, settings: SettingsDep, now: NowDep) -> Response:
+def come_back(
+    request: Request, transaction: TransactionDep, keys: KeyringDep, settings: SettingsDep, now: NowDep
+) -> Response:
     """Begin a session for whoever comes back from the provider; none of its words is repeated.
 
     What was begun is taken in a transaction of its own, before the provider is asked: a code that is shown
@@ -136,7 +145,6 @@ def come_back(request: Request, keys: KeyringDep, settings: SettingsDep, now: No
     """
     door = _door(request)
     _count(request, keys.api)
-    transaction: Transaction = request.app.state.transaction
     with transaction() as session:
         returned = sessions.take_login(
             session,
@@ -187,11 +195,16 @@ def read_session(
 
 
 @browser.post("/logout", responses=responses(Conflict, Forbidden))
-def log_out(request: Request, caller: AuthenticatedDep, now: NowDep, response: Response) -> LoggedOut:
+def log_out(
+    request: Request,
+    transaction: TransactionDep,
+    caller: AuthenticatedDep,
+    now: NowDep,
+    response: Response,
+) -> LoggedOut:
     """End this browser's session, here and, if the browser goes on to where this says, at the provider."""
     if caller.session_id is None:
         raise Conflict("a key or token has no session to end", code="no-session")
-    transaction: Transaction = request.app.state.transaction
     with transaction() as session:
         sessions.end(session, caller.session_id, how="logout", at=now)
     door: Door | None = request.app.state.door
