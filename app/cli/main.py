@@ -14,6 +14,7 @@ from app.cli.erasing import hold, job, request
 from app.cli.fleet import fleet
 from app.cli.keys import keys
 from app.cli.log import log
+from app.cli.sessions import sessions
 from app.cli.suppression import suppression
 from app.cli.training import dataset, model
 from app.cli.webhooks import webhook
@@ -48,6 +49,7 @@ for name, group in (
     ("audit", audit),
     ("log", log),
     ("webhook", webhook),
+    ("sessions", sessions),
     ("bench", bench),
 ):
     app.add_typer(group, name=name)

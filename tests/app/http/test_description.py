@@ -33,6 +33,7 @@ EXAMPLES = int(os.environ.get("LETHE_SCHEMA_EXAMPLES", "25"))
 """Calls per operation and kind."""
 PUBLIC = (
     "/auth/login",
+    "/identity/",
     "/log/",
     "/.well-known/",
     "/healthz",

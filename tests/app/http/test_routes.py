@@ -11,12 +11,13 @@ from fastapi.testclient import TestClient
 
 from app.auth.scopes import Scope
 from app.http import ids
+from app.http.limiting import RateLimiter
 from app.http.routing import Route
 from app.tables import new_id
 from tests.fixtures.api import Caller, Callers
 
 OPEN = {"/healthz", "/readyz", "/metrics", "/openapi.json"}
-PUBLIC = ("/.well-known/", "/log/", "/auth/login", "/auth/callback")
+PUBLIC = ("/.well-known/", "/log/", "/auth/login", "/auth/callback", "/identity/")
 ANYBODY = {"/auth/session", "/auth/logout"}
 """Who needs a key, token or session, and no scope: one's own."""
 ASKING = {
@@ -84,6 +85,13 @@ def test_every_post_that_acts_needs_an_idempotency_key(
             assert _call(client, method, path, everybody.headers) == (400, "idempotency-key-missing"), (
                 template
             )
+
+
+def test_a_limit_of_one_caller_is_no_limit_of_another(app: FastAPI, callers: Callers) -> None:
+    app.state.limiter = RateLimiter(reads=1, writes=1, redis_url=None)
+    first, second = callers("first", "viewer"), callers("second", "viewer")
+    assert [first.get("/auth/session").status_code for _ in range(2)] == [200, 429]
+    assert second.get("/auth/session").status_code == 200
 
 
 def test_every_route_keeps_receipts(app: FastAPI) -> None:
