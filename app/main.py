@@ -129,7 +129,7 @@ def create_app(settings: Settings, *, clock: Clock = system_clock) -> FastAPI:
         },
     )
     app.state.provider = Provider.of(settings, clock=clock)
-    app.state.door = oidc.Door.of(settings, app.state.provider, clock=clock)
+    app.state.login = oidc.Door.of(settings, app.state.provider, clock=clock)
     app.state.limiter = RateLimiter(
         reads=settings.reads_per_minute,
         writes=settings.writes_per_minute,

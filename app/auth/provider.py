@@ -3,6 +3,7 @@
     Provider.of(settings, clock)      None where no issuer is named
     provider.read(token)              -> Shown: who it is for, a person or a machine, and what they may do
     provider.read_identity(token)     -> Shown: who has just logged in, by an ID token (`app.auth.oidc`)
+    provider.read_logout(token)       -> Left: who has left there, and so has left here
 
 A token is a JWT (RFC 7519) as RFC 9068 profiles it: `iss`, `aud`, `exp` and `sub` must be there, and
 `typ` must say that it is an access token, for an ID token opens nothing. Only signatures by a private
@@ -30,7 +31,7 @@ import httpx
 import jwt
 
 from app.auth.scopes import ROLES, Scope, of_roles
-from app.auth.service import Shown, Unauthenticated
+from app.auth.service import Left, Shown, Unauthenticated
 from app.clock import Clock
 from app.config import Settings
 from app.errors import Unavailable
@@ -45,6 +46,7 @@ KEYS_BYTES_MAX = 1024 * 1024
 REFETCH_AFTER = timedelta(hours=1)
 REFETCH_LEAST = timedelta(minutes=5)
 KEYS_STALE_MAX = timedelta(days=1)
+LOGOUT = "http://schemas.openid.net/event/backchannel-logout"
 REFUSED = "this access token is not valid here"
 
 Fetch = Callable[[str], Any]
@@ -196,6 +198,24 @@ class Provider:
             raise Unauthenticated(REFUSED)
         return self._shown(claims, person=True, scopes=frozenset(of_roles(self._roles(claims))))
 
+    def read_logout(self, token: str, *, client_id: str) -> Left:
+        """Return of whom a logout token says that they left (OpenID Connect Back-Channel Logout 1.0, 2.6).
+
+        It must name the person: of which browser it speaks (`sid`) we do not keep, so all of theirs end.
+
+        Raises:
+            Unauthenticated: if it is not valid, not for us, or no logout token.
+            Unavailable: if the provider's keys cannot be had.
+        """
+        claims = self._valid(token, audience=client_id, is_typed=_is_logout_token)
+        happened, said_at = claims.get("events"), _instant(claims.get("iat"))
+        if not isinstance(happened, Mapping) or not isinstance(happened.get(LOGOUT), Mapping):
+            raise Unauthenticated(REFUSED)
+        # What has a nonce is an ID token, which anybody may have who was ever logged in.
+        if said_at is None or "nonce" in claims or not isinstance(claims.get("jti"), str):
+            raise Unauthenticated(REFUSED)
+        return Left(issuer=self.issuer, subject=claims["sub"], said_at=said_at + LEEWAY)
+
     def _shown(self, claims: Mapping[str, Any], *, person: bool, scopes: frozenset[str]) -> Shown:
         name = claims.get(self.name_claim)
         return Shown(
@@ -267,6 +287,12 @@ class Provider:
 def _is_identity_token(named: object) -> bool:
     """Return whether a token may be an ID token: one that says what else it is, is none (RFC 8725, 3.11)."""
     return named is None or (isinstance(named, str) and named.lower().removeprefix("application/") == "jwt")
+
+
+def _is_logout_token(named: object) -> bool:
+    """Return whether a token may be a logout token; older providers leave out what it is."""
+    plain = named.lower().removeprefix("application/") if isinstance(named, str) else named
+    return plain in {None, "jwt", "logout+jwt"}
 
 
 def _instant(seconds: object) -> datetime | None:

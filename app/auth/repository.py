@@ -146,11 +146,14 @@ class Sessions:
             .execution_options(synchronize_session=False)
         )
 
-    def end_of(self, principal_id: UUID, *, how: str, at: datetime) -> Sequence[UUID]:
-        """End every session of a principal; return which."""
+    def end_of(
+        self, principal_id: UUID, *, how: str, at: datetime, begun_by: datetime | None = None
+    ) -> Sequence[UUID]:
+        """End every session of a principal, or those that had begun by an instant; return which."""
+        old = () if begun_by is None else (PersonSession.started_at <= begun_by,)
         return self.session.scalars(
             update(PersonSession)
-            .where(PersonSession.principal_id == principal_id, PersonSession.ended_at.is_(None))
+            .where(PersonSession.principal_id == principal_id, PersonSession.ended_at.is_(None), *old)
             .values(ended_at=at, ended_how=how)
             .returning(PersonSession.id)
             .execution_options(synchronize_session=False)

@@ -58,6 +58,15 @@ class Shown:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Left:
+    """Of whom an identity provider says that every session of theirs is over, and since when."""
+
+    issuer: str
+    subject: str = field(repr=False)
+    said_at: datetime
+
+
+@dataclass(frozen=True, kw_only=True)
 class Caller:
     """Who is calling, and what the key, token or session allows."""
 
@@ -225,9 +234,11 @@ def _note_roles(session: Session, principal: Principal, shown: Shown, *, at: dat
     principal.roles, principal.roles_at = roles, shown.issued_at
 
 
-def end_sessions(session: Session, principal_id: UUID, *, how: str, at: datetime) -> int:
-    """End every open session of a principal; return how many."""
-    ended = Sessions(session).end_of(principal_id, how=how, at=at)
+def end_sessions(
+    session: Session, principal_id: UUID, *, how: str, at: datetime, begun_by: datetime | None = None
+) -> int:
+    """End every open session of a principal, or those that had begun by an instant; return how many."""
+    ended = Sessions(session).end_of(principal_id, how=how, at=at, begun_by=begun_by)
     for each in ended:
         audit.record(session, events.SessionEnded(each, principal_id, how, at))
     return len(ended)

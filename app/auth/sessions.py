@@ -10,8 +10,9 @@
     cookie ─HMAC─▶ row, CSRF token       nor of a session that could use it
 
 A session allows what the roles allowed at the login. It ends, too, when the provider says in a newer
-token or login that the roles are others, and when the principal is disabled (`app.auth.service`): a
-session that outlives a change of rights is CVE-2025-57766. Each login makes a new one, so a value that
+token or login that the roles are others, when it says that they have left (OpenID Connect Back-Channel
+Logout 1.0), and when the principal is disabled (`app.auth.service`): a session that outlives a change
+of rights is CVE-2025-57766. Each login makes a new one, so a value that
 somebody has put into a browser before is worth nothing after.
 """
 
@@ -27,9 +28,9 @@ from uuid import UUID
 
 from app.audit import events
 from app.audit import service as audit
-from app.auth import service
+from app.auth import service, tokens
 from app.auth.repository import Callers, Sessions
-from app.auth.service import Caller, Shown, Unauthenticated
+from app.auth.service import Caller, Left, Shown, Unauthenticated
 from app.config import Settings
 from app.errors import Forbidden, NotFound
 from app.storage.database import Session
@@ -217,6 +218,18 @@ def end(session: Session, session_id: UUID, *, how: str, at: datetime) -> None:
     principal_id = Sessions(session).end(session_id, how=how, at=at)
     if principal_id is not None:
         audit.record(session, events.SessionEnded(session_id, principal_id, how, at))
+
+
+def end_at_provider(session: Session, secret: bytes, left: Left, *, at: datetime) -> int:
+    """End the sessions of whoever the provider says has left; return how many.
+
+    Only those that had begun by then: a token that somebody shows again later ends nothing new.
+    """
+    mac = tokens.provider_mac(secret, issuer=left.issuer, subject=left.subject)
+    principal = Callers(session).known_as(mac)
+    if principal is None:
+        return 0
+    return service.end_sessions(session, principal.id, how="provider", at=at, begun_by=left.said_at)
 
 
 def revoke(session: Session, session_id: UUID, *, at: datetime) -> None:

@@ -9,7 +9,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from app.tables.base import Base, CreatedAt, Id, one_of
 
-ENDINGS = ("logout", "replaced", "revoked", "roles_changed", "disabled")
+ENDINGS = ("logout", "replaced", "revoked", "roles_changed", "disabled", "provider")
 
 
 class Principal(Base):

@@ -200,7 +200,7 @@ def upgrade() -> None:
         ),
         sa.CheckConstraint("(ended_at IS NULL) = (ended_how IS NULL)", name=op.f("ck_person_sessions_ended")),
         sa.CheckConstraint(
-            "ended_how IS NULL OR ended_how IN ('logout', 'replaced', 'revoked', 'roles_changed', 'disabled')",
+            "ended_how IS NULL OR ended_how IN ('logout', 'replaced', 'revoked', 'roles_changed', 'disabled', 'provider')",
             name=op.f("ck_person_sessions_ended_how"),
         ),
         sa.ForeignKeyConstraint(

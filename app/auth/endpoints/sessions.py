@@ -3,6 +3,7 @@
     GET  /auth/login ──▶ the provider ──▶ GET /auth/callback ──▶ where the person wanted to go
     GET  /auth/session       who am I, what may I, and the token that each change needs (X-CSRF-Token)
     POST /auth/logout        ends it, and says where the provider ends its own
+    POST /auth/backchannel-logout    the provider says that it has ended somebody's
 
 The cookies are `__Host-`: of this host alone, by https alone, and readable by no script. Browsers take
 them over plain http from `localhost`, too.
@@ -11,6 +12,7 @@ them over plain http from `localhost`, too.
 import hmac
 from datetime import datetime
 from typing import Annotated
+from urllib.parse import parse_qs
 from uuid import UUID
 
 from fastapi import APIRouter, Query, Request
@@ -21,11 +23,12 @@ from app.auth import service, sessions
 from app.auth.dependencies import COOKIE, AuthenticatedDep, CallerDep, KeysManage
 from app.auth.oidc import CALLBACK, Door, LoginRefused
 from app.auth.sessions import LOGIN_LASTS, OWN_PATH, Lasting
-from app.errors import Conflict, Forbidden, NotFound, Unavailable
+from app.errors import Conflict, Forbidden, Invalid, NotFound, Unavailable
 from app.http import pagination
 from app.http.dependencies import (
     KeyringDep,
     NowDep,
+    RawBodyDep,
     SessionDep,
     SettingsDep,
     TransactionDep,
@@ -41,6 +44,7 @@ from app.tables import Principal
 LOGIN_COOKIE = "__Host-lethe-login"
 LIST = "sessions"
 PARAMETER_CHARACTERS_MAX = 8192
+FIELDS_MAX = 10
 
 browser = APIRouter(prefix="/auth", tags=["Sessions"])
 router = new_router("/v1/sessions", tag="Sessions")
@@ -207,10 +211,31 @@ def log_out(
         raise Conflict("a key or token has no session to end", code="no-session")
     with transaction() as session:
         sessions.end(session, caller.session_id, how="logout", at=now)
-    door: Door | None = request.app.state.door
+    door: Door | None = request.app.state.login
     _set(response, COOKIE, "", seconds=0)
     response.headers["Cache-Control"] = "no-store"
     return LoggedOut(continue_at=None if door is None else door.farewell())
+
+
+@browser.post("/backchannel-logout", include_in_schema=False)
+def be_told_of_logout(
+    request: Request,
+    transaction: TransactionDep,
+    body: RawBodyDep,
+    keys: KeyringDep,
+    now: NowDep,
+    response: Response,
+) -> LoggedOut:
+    """Hear from the provider itself that somebody has left, or has other rights now: their sessions end."""
+    response.headers["Cache-Control"] = "no-store"
+    door = _door(request)
+    shown = _form(body).get("logout_token", [])
+    if len(shown) != 1:
+        raise Invalid("a logout token is needed", code="logout-token-missing")
+    left = door.provider.read_logout(shown[0], client_id=door.client_id)
+    with transaction() as session:
+        sessions.end_at_provider(session, keys.api, left, at=now)
+    return LoggedOut(continue_at=None)
 
 
 # Whoever manages keys ------------------------------------------------------------------------------
@@ -277,7 +302,7 @@ def _principal(found: Principal) -> PrincipalOut:
 
 
 def _door(request: Request) -> Door:
-    door: Door | None = request.app.state.door
+    door: Door | None = request.app.state.login
     if door is None:
         raise NotFound("people log in nowhere here: LETHE_OIDC_CLIENT_ID is not set")
     return door
@@ -294,6 +319,14 @@ def _said(request: Request, name: str) -> str | None:
     """Return what the provider says under a name, once (RFC 6749, 3.1), within bounds."""
     values = request.query_params.getlist(name)
     return values[0] if len(values) == 1 and len(values[0]) <= PARAMETER_CHARACTERS_MAX else None
+
+
+def _form(body: bytes) -> dict[str, list[str]]:
+    """Return the fields of a form; none where it is none, or has more than such a form has."""
+    try:
+        return parse_qs(body.decode("ascii", errors="replace"), max_num_fields=FIELDS_MAX)
+    except ValueError:
+        return {}
 
 
 def _set(answer: Response, name: str, value: str, *, seconds: int) -> None:

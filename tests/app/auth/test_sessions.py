@@ -12,6 +12,7 @@ from sqlalchemy import select, text
 from app.auth import service as auth
 from app.auth import sessions
 from app.auth.oidc import DESCRIBED_AGAIN_AFTER, Door
+from app.auth.provider import LOGOUT
 from app.auth.scopes import ROLES
 from app.config import Settings
 from app.http import ids
@@ -165,8 +166,8 @@ def test_a_client_with_a_secret_shows_it(
     idp.secret = "s3cr3t"
     secret = settings.model_copy(update={"oidc_client_secret": tmp_path / "secret"})
     assert browser.come_back(browser.leave()).status_code == 403, "without it the code is worth nothing"
-    app.state.door = Door.of(secret, app.state.provider, clock=clock)
-    assert "s3cr3t" not in repr(app.state.door)
+    app.state.login = Door.of(secret, app.state.provider, clock=clock)
+    assert "s3cr3t" not in repr(app.state.login)
     assert browser.come_back(browser.leave()).status_code == 303
 
 
@@ -366,7 +367,7 @@ def test_logins_are_counted_by_address(app: Any, browser: Browser) -> None:
 
 
 def test_where_no_client_is_named_nobody_logs_in(app: Any, browser: Browser) -> None:
-    app.state.door = None
+    app.state.login = None
     assert code(browser.get("/auth/login")) == (404, "not-found")
     assert code(browser.get("/auth/callback?state=x&code=y")) == (404, "not-found")
 
@@ -556,6 +557,68 @@ def test_a_provider_that_ends_no_sessions_is_not_gone_to(
     del idp.published[DESCRIPTION]["end_session_endpoint"]
     assert browser.log_in().post("/auth/logout").json() == {"continue_at": None}
     assert code(portal.post("/auth/logout")) == (409, "no-session")
+
+
+def logout_token(idp: LocalProvider, clock: StillClock, **changed: Any) -> str:
+    now = int(clock().timestamp())
+    told = {"iss": idp.issuer, "aud": "lethe-web", "sub": "00u1", "iat": now, "exp": now + 120, "jti": "j1"}
+    told |= {"events": {LOGOUT: {}}} | changed
+    claims = {name: value for name, value in told.items() if value is not None}
+    return idp.sign(claims, typ="logout+jwt")
+
+
+def tell(client: TestClient, token: str) -> Response:
+    return client.post("/auth/backchannel-logout", data={"logout_token": token})
+
+
+def test_who_leaves_at_the_provider_has_left_here(
+    browser: Browser,
+    other: Browser,
+    idp: LocalProvider,
+    client: TestClient,
+    clock: StillClock,
+    person: dict[str, Any],
+) -> None:
+    """CVE-2025-57766 once more: the provider says so itself, before any token or login shows it."""
+    browser.log_in()
+    clock.advance(minutes=5)
+    token = logout_token(idp, clock)
+    told = tell(client, token)
+    assert (told.status_code, told.headers["cache-control"]) == (200, "no-store")
+    assert code(browser.get(REQUESTS)) == (401, "unauthenticated")
+    clock.advance(minutes=1)
+    as_of(person, clock)
+    other.log_in()
+    assert tell(client, token).status_code == 200
+    assert other.get(REQUESTS).status_code == 200, "shown again, it ends nothing that began later"
+    assert tell(client, logout_token(idp, clock, sub="nobody")).status_code == 200
+
+
+def test_what_is_no_logout_token_ends_nothing(
+    browser: Browser, idp: LocalProvider, client: TestClient, clock: StillClock, person: dict[str, Any]
+) -> None:
+    browser.log_in()
+    now = int(clock().timestamp())
+    wrong: dict[str, dict[str, Any]] = {
+        "another issuer": {"iss": "https://other.example"},
+        "another client": {"aud": PUBLIC},
+        "an ID token": {"nonce": "n"},
+        "of no event": {"events": None},
+        "of another event": {"events": {"http://schemas.openid.net/event/other": {}}},
+        "of an event that is none": {"events": {LOGOUT: True}},
+        "nobody": {"sub": None},
+        "no name of its own": {"jti": None},
+        "no beginning": {"iat": None},
+        "over": {"exp": now - 31},
+    }
+    for name, changed in wrong.items():
+        assert code(tell(client, logout_token(idp, clock, **changed))) == (401, "unauthenticated"), name
+    claims = {"iss": idp.issuer, "aud": "lethe-web"} | person
+    assert code(tell(client, idp.sign(claims))) == (401, "unauthenticated"), "an access token"
+    assert code(client.post("/auth/backchannel-logout")) == (422, "logout-token-missing")
+    many = "&".join("logout_token=x" for _ in range(11))
+    assert client.post("/auth/backchannel-logout", content=many).status_code == 422
+    assert browser.get(REQUESTS).status_code == 200
 
 
 def test_who_manages_keys_sees_who_is_logged_in_and_ends_it(

@@ -17,7 +17,7 @@ from app.tables import new_id
 from tests.fixtures.api import Caller, Callers
 
 OPEN = {"/healthz", "/readyz", "/metrics", "/openapi.json"}
-PUBLIC = ("/.well-known/", "/log/", "/auth/login", "/auth/callback", "/identity/")
+PUBLIC = ("/.well-known/", "/log/", "/auth/login", "/auth/callback", "/auth/backchannel-logout", "/identity/")
 ANYBODY = {"/auth/session", "/auth/logout"}
 """Who needs a key, token or session, and no scope: one's own."""
 ASKING = {
