@@ -73,6 +73,22 @@ class Settings(BaseSettings):
     oidc_name_claim: str = "preferred_username"
     oidc_person_claim: str = "auth_time"
     """The claim that people's tokens bear and machines' do not: only a person approves."""
+    oidc_client_id: str | None = None
+    """Who we are to it when a person logs in with a browser; unset, nobody does."""
+    oidc_client_secret: Path | None = None
+    """A file with the secret of that client; unset, it has none, and PKCE alone binds the code."""
+    oidc_scope: str = "openid profile"
+    """What is asked for then; some providers put roles into the ID token only for a scope of their own."""
+    session_idle_minutes: PositiveInt = 30
+    session_hours: PositiveInt = 8
+    """How long a person stays logged in: unused, and at all."""
+    logins_per_minute: PositiveInt = 30
+    """Of each address; one too many is answered 429."""
+    smtp_url: str | None = None
+    """What sends one-time codes to people (`smtps://user@host`); unset, an officer proves who they are."""
+    smtp_from: str | None = None
+    smtp_password: Path | None = None
+    """A file with the password of the user in that URL."""
     issuer: str = "https://issuer.example"
     tsa_url: str | None = None
     """A time stamp authority (RFC 3161) that is asked to stamp each certificate; none unless named."""

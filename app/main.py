@@ -23,8 +23,10 @@ from app.audit import archive
 from app.audit import endpoints as audit
 from app.audit import service as chain
 from app.audit.archive import Archive, Standing
-from app.auth import endpoints as auth
+from app.auth import oidc
 from app.auth.dependencies import asks, watches
+from app.auth.endpoints import keys as auth
+from app.auth.endpoints import sessions as people
 from app.auth.provider import Provider
 from app.auth.scopes import Scope
 from app.certificates import endpoints as certificates
@@ -37,6 +39,7 @@ from app.erasure.endpoints import clock as erasure_clock
 from app.erasure.endpoints import decisions as erasure_decisions
 from app.erasure.endpoints import exports as erasure_exports
 from app.erasure.endpoints import holds as erasure_holds
+from app.erasure.endpoints import identity as erasure_identity
 from app.erasure.endpoints import requests as erasure
 from app.erasure.endpoints import retention as erasure_retention
 from app.erasure.forgetting import sealed
@@ -131,10 +134,12 @@ def create_app(settings: Settings, *, clock: Clock = system_clock) -> FastAPI:
         },
     )
     app.state.provider = Provider.of(settings, clock=clock)
+    app.state.login = oidc.Door.of(settings, app.state.provider, clock=clock)
     app.state.limiter = RateLimiter(
         reads=settings.reads_per_minute,
         writes=settings.writes_per_minute,
         imports=settings.imports_per_hour,
+        logins=settings.logins_per_minute,
         redis_url=settings.redis_url,
     )
     app.state.hub = Hub(lambda: _head(app.state.transaction))
@@ -196,6 +201,8 @@ def _mount(app: FastAPI) -> None:
     app.include_router(erasure.router)
     app.include_router(erasure_decisions.router)
     app.include_router(erasure_clock.router)
+    app.include_router(erasure_identity.people)  # without a key: a person has none
+    app.include_router(erasure_identity.router)
     app.include_router(erasure_holds.router)
     app.include_router(erasure_bulk.router)
     app.include_router(erasure_exports.router)
@@ -208,6 +215,9 @@ def _mount(app: FastAPI) -> None:
     app.include_router(certificates.router)
     app.include_router(certificates.well_known)
     app.include_router(auth.router)
+    app.include_router(people.browser)
+    app.include_router(people.router)
+    app.include_router(people.principals)
     app.include_router(webhooks.router)
     app.include_router(transparency.router)  # without a scope: whoever doubts us must not have to ask us
     # The audit chain lies below `auth`, which records to it: so its scope is attached here (A12).

@@ -47,6 +47,8 @@ class Stage(StrEnum):
     CONCLUDE = "conclude"
     IMPORT = "import"
     """Receive the requests of a file, row by row (import id)."""
+    CHALLENGE = "challenge"
+    """Draw a one-time code and send it to whoever asks (challenge id)."""
     AUDIT = "audit"
     """Look deeper into what was certified (audit id); nobody rings for it, the sweeper finds it."""
 
@@ -54,7 +56,7 @@ class Stage(StrEnum):
     def queue(self) -> str:
         """Return the queue whose workers may run this stage."""
         match self:
-            case Stage.REGISTER | Stage.IMPORT | Stage.PUBLISH | Stage.CONCLUDE:
+            case Stage.REGISTER | Stage.IMPORT | Stage.CHALLENGE | Stage.PUBLISH | Stage.CONCLUDE:
                 return "io"
             case Stage.CERTIFY:
                 return "signing"

@@ -5,6 +5,7 @@ import pytest
 pytest_plugins = [
     "tests.fixtures.postgres",
     "tests.fixtures.api",
+    "tests.fixtures.post",
     "tests.fixtures.records",
     "tests.fixtures.world",
     "tests.fixtures.prepared",

@@ -10,12 +10,13 @@ from uuid import UUID
 
 from app import processes, queue, telemetry
 from app.audit import archive
+from app.auth import sessions
 from app.certificates import heads, publishing, revoking, stamping
 from app.certificates import service as certificates
 from app.certificates.stamps import Authority
 from app.clock import system_clock
 from app.config import Settings
-from app.erasure import holds, timing
+from app.erasure import holds, identity, timing
 from app.erasure.forgetting import epochs, purge
 from app.erasure.lifecycle import STAGES
 from app.http import ids, receipts
@@ -80,6 +81,9 @@ def due(context: Context) -> list[tuple[Stage, UUID]]:
     """Return what a worker should run now, whether or not a bell was heard."""
     with context.transaction() as session:
         due = scheduling.due(session, now=context.clock())
+        due += [
+            (Stage.CHALLENGE, challenge_id) for challenge_id in identity.due(session, now=context.clock())
+        ]
         due += [(Stage.IMPORT, import_id) for import_id in bulk.due(session, now=context.clock())]
         return [*due, *((Stage.AUDIT, audit_id) for audit_id in audits.due(session))]
 
@@ -181,12 +185,13 @@ def destroy_condemned(context: Context) -> int:
 
 
 def forget(context: Context) -> int:
-    """Delete what is kept for a time only: receipts, openings, deliveries, leavings of killed writers."""
+    """Delete what is kept for a time only: receipts, openings, sessions, deliveries, leavings of writers."""
     with context.transaction() as session:
         now = context.clock()
         gone = receipts.forget(session, now=now) + certificates.forget_openings(session, now=now)
         gone += webhooks.forget(session, now=now) + intake.forget(session, now=now)
-        gone += bulk.forget(session, now=now)
+        gone += bulk.forget(session, now=now) + sessions.forget(session, now=now)
+        gone += identity.forget(session, now=now)
     return gone + context.objects.tidy()
 
 

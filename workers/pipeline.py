@@ -28,8 +28,9 @@ from app.certificates import publishing
 from app.certificates import service as certificates
 from app.certificates.publication import Reaudit
 from app.config import Settings
-from app.erasure import calendars
+from app.erasure import calendars, identity
 from app.erasure import service as erasure
+from app.erasure.courier import courier
 from app.errors import LeaseLost, Problem, Unavailable
 from app.failpoints import reach
 from app.intake.bulk import service as bulk
@@ -90,6 +91,19 @@ def receive(import_id: UUID, epoch: int, context: Context) -> None:
         calendar=calendars.load(settings.jurisdiction, settings.time_zone),
         rules=settings.requests_policy,
         clock=context.clock,
+    )
+
+
+def challenge(challenge_id: UUID, epoch: int, context: Context) -> None:
+    """Draw and send the one-time codes that people wait for: this one, and whatever else is due."""
+    del challenge_id, epoch  # each letter is claimed by itself, by whoever comes first
+    identity.deliver(
+        identity.Sender(
+            transaction=context.transaction,
+            courier=courier(context.settings, clock=context.clock),
+            secret=context.keyring.api,
+            clock=context.clock,
+        )
     )
 
 
@@ -449,6 +463,7 @@ STAGES: dict[Stage, Callable[[UUID, int, Context], None]] = {
     Stage.CONCLUDE: conclude,
     Stage.AUDIT: audit.hold,
     Stage.IMPORT: receive,
+    Stage.CHALLENGE: challenge,
 }
 
 

@@ -198,6 +198,64 @@ class KeyRevoked(Event):
     at: datetime
 
 
+@dataclass(frozen=True)
+class PrincipalDisabled(Event):
+    """No key, token or session of a principal opens anything from now on; so many sessions ended."""
+
+    KIND: ClassVar[str] = "principal.disabled"
+
+    principal: UUID
+    actor: UUID
+    sessions: int
+    at: datetime
+
+
+@dataclass(frozen=True)
+class PrincipalEnabled(Event):
+    """Keys and tokens of a principal count again; their sessions stay ended."""
+
+    KIND: ClassVar[str] = "principal.enabled"
+
+    principal: UUID
+    actor: UUID
+    at: datetime
+
+
+@dataclass(frozen=True)
+class RolesChanged(Event):
+    """An identity provider says that somebody has other roles now; so many sessions ended for it."""
+
+    KIND: ClassVar[str] = "principal.roles_changed"
+
+    principal: UUID
+    roles: tuple[str, ...]
+    sessions: int
+    at: datetime
+
+
+@dataclass(frozen=True)
+class SessionStarted(Event):
+    """A person logged in."""
+
+    KIND: ClassVar[str] = "session.started"
+
+    session: UUID
+    principal: UUID
+    at: datetime
+
+
+@dataclass(frozen=True)
+class SessionEnded(Event):
+    """A session opens nothing any more; left idle, or at its time, it ends without a word."""
+
+    KIND: ClassVar[str] = "session.ended"
+
+    session: UUID
+    principal: UUID
+    how: str
+    at: datetime
+
+
 # Jobs, of app.jobs
 
 
@@ -744,8 +802,29 @@ class IdentityConfirmed(Event):
     KIND: ClassVar[str] = "request.identity_confirmed"
 
     request: UUID
-    principal: UUID
+    principal: UUID | None
+    """Nobody, where the person brought a code without anybody's key."""
     method: str
+    at: datetime
+
+
+@dataclass(frozen=True)
+class IdentityChallenged(Event):
+    """A one-time code was sent to the address that a request names."""
+
+    KIND: ClassVar[str] = "request.identity_challenged"
+
+    request: UUID
+    at: datetime
+
+
+@dataclass(frozen=True)
+class IdentityRefused(Event):
+    """A code was shown that is not the one that was sent."""
+
+    KIND: ClassVar[str] = "request.identity_refused"
+
+    request: UUID
     at: datetime
 
 
@@ -768,7 +847,7 @@ class ClockResumed(Event):
     KIND: ClassVar[str] = "request.clock_resumed"
 
     request: UUID
-    principal: UUID
+    principal: UUID | None
     answered_on: str
     paused_days: int
     due_on: str

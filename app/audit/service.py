@@ -34,6 +34,8 @@ PREFIXES = {
     "endpoint": "whe",
     "audit": "aud",
     "upload": "imp",
+    "session": "ses",
+    "actor": "pr",
 }
 
 

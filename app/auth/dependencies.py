@@ -9,15 +9,16 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from fastapi import Depends, Request
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from fastapi.security import APIKeyCookie, HTTPAuthorizationCredentials, HTTPBearer
 
-from app.auth import service, tokens
+from app.auth import service, sessions, tokens
 from app.auth.provider import Provider
 from app.auth.scopes import Scope
 from app.auth.service import Caller
+from app.auth.sessions import Lasting
 from app.http import idempotency
 from app.http.dependencies import KeyringDep, NowDep, RawBodyDep, SessionDep, keyring, now
-from app.http.limiting import RateLimiter
+from app.http.limiting import READS, RateLimiter
 from app.storage.database import Transaction
 
 _bearer = HTTPBearer(
@@ -25,19 +26,36 @@ _bearer = HTTPBearer(
     scheme_name="API key",
     description="`lethe_...`, or an access token (RFC 9068) of the identity provider that is configured",
 )
+COOKIE = "__Host-lethe"
+CSRF_HEADER = "X-CSRF-Token"
+_cookie = APIKeyCookie(
+    name=COOKIE,
+    auto_error=False,
+    scheme_name="Session",
+    description=f"Of a person's browser, from `/auth/login`. What is not a GET needs `{CSRF_HEADER}`, too:"
+    " the `csrf_token` that `/auth/session` tells. Where a bearer is shown, the cookie does not count.",
+)
+Bearer = Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
+Cookie = Annotated[str | None, Depends(_cookie)]
 
 
 def authenticate(
-    request: Request,
-    session: SessionDep,
-    keys: KeyringDep,
-    at: NowDep,
-    bearer: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
+    request: Request, session: SessionDep, keys: KeyringDep, at: NowDep, bearer: Bearer, cookie: Cookie
 ) -> Caller:
-    """Return whose key or token is in the Authorization header, if they may call again already."""
+    """Return whose key, token or session is shown, if they may call again already."""
     token = bearer.credentials if bearer is not None else None
     provider: Provider | None = request.app.state.provider
-    if provider is not None and token is not None and not token.startswith(tokens.PREFIX):
+    if token is None and cookie is not None:
+        safe = request.method in READS
+        caller = sessions.recognise(
+            session,
+            keys.api,
+            cookie,
+            csrf=None if safe else request.headers.get(CSRF_HEADER, ""),
+            lasting=Lasting.of(request.app.state.settings),
+            at=at,
+        )
+    elif provider is not None and token is not None and not token.startswith(tokens.PREFIX):
         caller = service.admit(session, keys.api, provider.read(token), at=at)
     else:
         caller = service.authenticate(session, keys.api, token, at=at)
@@ -47,6 +65,16 @@ def authenticate(
 
 
 CallerDep = Annotated[Caller, Depends(authenticate, scope="function")]
+
+
+def authenticated(request: Request, bearer: Bearer, cookie: Cookie) -> Caller:
+    """Return who is calling, in a transaction that ends before: for calls that wait for somebody else."""
+    transaction: Transaction = request.app.state.transaction
+    with transaction() as session:
+        return authenticate(request, session, keyring(request), now(request), bearer, cookie)
+
+
+AuthenticatedDep = Annotated[Caller, Depends(authenticated)]
 
 
 def asks(scope: Scope) -> Callable[[CallerDep], Caller]:
@@ -61,9 +89,13 @@ def asks(scope: Scope) -> Callable[[CallerDep], Caller]:
 
 @dataclass(frozen=True)
 class Acting:
-    """The dependency of calls that create or act: as `asks`, and a POST runs once per key."""
+    """The dependency of calls that create or act: as `asks`, and a POST runs once per key.
+
+    Where a call has two kinds of callers, either scope will do, and the call itself tells them apart.
+    """
 
     scope: Scope
+    other: Scope | None = None
 
     def __call__(
         self,
@@ -76,7 +108,7 @@ class Acting:
         _key: idempotency.KeyHeader = None,
     ) -> Caller:
         """Return the caller, if the key has the scope, and take the call's own key."""
-        caller.require(self.scope)
+        caller.require(self.scope, *filter(None, [self.other]))
         if request.method == "POST":
             request.state.claim = idempotency.claim(
                 session, keys.idempotency, request, body, principal_id=caller.principal_id, at=at
@@ -87,12 +119,8 @@ class Acting:
 def watches(scope: Scope) -> Callable[..., Caller]:
     """Return the dependency for calls that may wait: as `asks`, in a transaction that ends before."""
 
-    def allowed(
-        request: Request, bearer: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
-    ) -> Caller:
-        transaction: Transaction = request.app.state.transaction
-        with transaction() as session:
-            caller = authenticate(request, session, keyring(request), now(request), bearer)
+    def allowed(request: Request, bearer: Bearer, cookie: Cookie) -> Caller:
+        caller = authenticated(request, bearer, cookie)
         caller.require(scope)
         return caller
 
@@ -103,6 +131,9 @@ RequestsCreate = Annotated[Caller, Depends(Acting(Scope.REQUESTS_CREATE), scope=
 RequestsRead = Annotated[Caller, Depends(asks(Scope.REQUESTS_READ), scope="function")]
 RequestsReadPii = Annotated[Caller, Depends(asks(Scope.REQUESTS_READ_PII), scope="function")]
 RequestsWatch = Annotated[Caller, Depends(watches(Scope.REQUESTS_READ))]
+RequestsProve = Annotated[
+    Caller, Depends(Acting(Scope.REQUESTS_RESOLVE, Scope.REQUESTS_CREATE), scope="function")
+]
 RequestsExtend = Annotated[Caller, Depends(Acting(Scope.REQUESTS_EXTEND), scope="function")]
 RequestsHold = Annotated[Caller, Depends(Acting(Scope.REQUESTS_HOLD), scope="function")]
 RequestsResolve = Annotated[Caller, Depends(Acting(Scope.REQUESTS_RESOLVE), scope="function")]

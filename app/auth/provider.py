@@ -1,7 +1,9 @@
-"""Access tokens of the customer's own identity provider, checked against its published keys.
+"""Tokens of the customer's own identity provider, checked against its published keys.
 
     Provider.of(settings, clock)      None where no issuer is named
     provider.read(token)              -> Shown: who it is for, a person or a machine, and what they may do
+    provider.read_identity(token)     -> Shown: who has just logged in, by an ID token (`app.auth.oidc`)
+    provider.read_logout(token)       -> Left: who has left there, and so has left here
 
 A token is a JWT (RFC 7519) as RFC 9068 profiles it: `iss`, `aud`, `exp` and `sub` must be there, and
 `typ` must say that it is an access token, for an ID token opens nothing. Only signatures by a private
@@ -17,10 +19,11 @@ names one that is unknown, but not twice within five minutes, whatever is sent. 
 away, the keys that it had count for a day.
 """
 
+import hmac
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -28,7 +31,7 @@ import httpx
 import jwt
 
 from app.auth.scopes import ROLES, Scope, of_roles
-from app.auth.service import Shown, Unauthenticated
+from app.auth.service import Left, Shown, Unauthenticated
 from app.clock import Clock
 from app.config import Settings
 from app.errors import Unavailable
@@ -43,6 +46,7 @@ KEYS_BYTES_MAX = 1024 * 1024
 REFETCH_AFTER = timedelta(hours=1)
 REFETCH_LEAST = timedelta(minutes=5)
 KEYS_STALE_MAX = timedelta(days=1)
+LOGOUT = "http://schemas.openid.net/event/backchannel-logout"
 REFUSED = "this access token is not valid here"
 
 Fetch = Callable[[str], Any]
@@ -59,6 +63,12 @@ def fetch(url: str) -> Any:
             if len(body) > KEYS_BYTES_MAX:
                 raise ValueError("a provider's keys are not that long")
     return httpx.Response(200, content=body).json()
+
+
+def private(url: str) -> bool:
+    """Return whether nobody between us and a URL can read or write: by https, or on this computer."""
+    parts = urlsplit(url)
+    return parts.scheme == "https" or parts.hostname in {"127.0.0.1", "::1", "localhost"}
 
 
 @dataclass
@@ -147,8 +157,7 @@ class Provider:
         if settings.oidc_issuer is None:
             return None
         for url in (settings.oidc_issuer, settings.oidc_keys_url or settings.oidc_issuer):
-            parts = urlsplit(url)
-            if parts.scheme != "https" and parts.hostname not in {"127.0.0.1", "::1", "localhost"}:
+            if not private(url):
                 raise ValueError("an identity provider's keys are fetched by https: LETHE_OIDC_...")
         return cls(
             issuer=settings.oidc_issuer,
@@ -168,25 +177,69 @@ class Provider:
             Unauthenticated: if it is not valid, and why is nobody's business but its issuer's.
             Unavailable: if the provider's keys cannot be had.
         """
-        if len(token) > TOKEN_BYTES_MAX:
+        claims = self._valid(token, audience=self.audience, is_typed=self._is_access_token)
+        return self._shown(
+            claims, person=claims.get(self.person_claim) is not None, scopes=self._scopes(claims)
+        )
+
+    def read_identity(self, token: str, *, client_id: str, nonce: str) -> Shown:
+        """Return the person of an ID token (OpenID Connect Core 1.0, 3.1.3.7); what they may do, roles say.
+
+        Raises:
+            Unauthenticated: if it is not valid, not for us, or of another login than this one.
+            Unavailable: if the provider's keys cannot be had.
+        """
+        claims = self._valid(token, audience=client_id, is_typed=_is_identity_token)
+        several = isinstance(claims["aud"], list) and len(claims["aud"]) > 1
+        party = claims.get("azp", None if several else client_id)
+        said = claims.get("nonce")
+        fresh = isinstance(said, str) and hmac.compare_digest(said.encode(), nonce.encode())
+        if party != client_id or not fresh or _instant(claims.get("iat")) is None:
             raise Unauthenticated(REFUSED)
-        try:
-            claims = self._checked(token)
-        except (jwt.PyJWTError, ValueError, TypeError, KeyError) as error:
-            raise Unauthenticated(REFUSED) from error
+        return self._shown(claims, person=True, scopes=frozenset(of_roles(self._roles(claims))))
+
+    def read_logout(self, token: str, *, client_id: str) -> Left:
+        """Return of whom a logout token says that they left (OpenID Connect Back-Channel Logout 1.0, 2.6).
+
+        It must name the person: of which browser it speaks (`sid`) we do not keep, so all of theirs end.
+
+        Raises:
+            Unauthenticated: if it is not valid, not for us, or no logout token.
+            Unavailable: if the provider's keys cannot be had.
+        """
+        claims = self._valid(token, audience=client_id, is_typed=_is_logout_token)
+        happened, said_at = claims.get("events"), _instant(claims.get("iat"))
+        if not isinstance(happened, Mapping) or not isinstance(happened.get(LOGOUT), Mapping):
+            raise Unauthenticated(REFUSED)
+        # What has a nonce is an ID token, which anybody may have who was ever logged in.
+        if said_at is None or "nonce" in claims or not isinstance(claims.get("jti"), str):
+            raise Unauthenticated(REFUSED)
+        return Left(issuer=self.issuer, subject=claims["sub"], said_at=said_at + LEEWAY)
+
+    def _shown(self, claims: Mapping[str, Any], *, person: bool, scopes: frozenset[str]) -> Shown:
         name = claims.get(self.name_claim)
         return Shown(
             issuer=self.issuer,
             subject=claims["sub"],
-            person=claims.get(self.person_claim) is not None,
+            person=person,
             name=name if isinstance(name, str) else None,
-            scopes=self._scopes(claims),
+            scopes=scopes,
+            roles=self._roles(claims) if self.roles_claim in claims else None,
+            issued_at=_instant(claims.get("iat")),
         )
 
-    def _checked(self, token: str) -> Mapping[str, Any]:
+    def _valid(self, token: str, *, audience: str, is_typed: Callable[[object], bool]) -> Mapping[str, Any]:
+        if len(token) > TOKEN_BYTES_MAX:
+            raise Unauthenticated(REFUSED)
+        try:
+            return self._checked(token, audience, is_typed)
+        except (jwt.PyJWTError, ValueError, TypeError, KeyError) as error:
+            raise Unauthenticated(REFUSED) from error
+
+    def _checked(self, token: str, audience: str, is_typed: Callable[[object], bool]) -> Mapping[str, Any]:
         header = jwt.get_unverified_header(token)
         algorithm = header.get("alg")
-        if algorithm not in ALGORITHMS or not self._is_access_token(header.get("typ")):
+        if algorithm not in ALGORITHMS or not is_typed(header.get("typ")):
             raise Unauthenticated(REFUSED)
         key = self.keys.named(header.get("kid"), algorithm)
         if key is None:
@@ -195,7 +248,7 @@ class Provider:
             token,
             jwt.PyJWK.from_dict(dict(key), algorithm=algorithm),
             algorithms=[algorithm],
-            audience=self.audience,
+            audience=audience,
             issuer=self.issuer,
             # The times are held against our clock, below.
             options={
@@ -223,8 +276,29 @@ class Provider:
 
     def _scopes(self, claims: Mapping[str, Any]) -> frozenset[str]:
         delegated = frozenset(_words(claims.get("scope"))) & frozenset(Scope)
-        allowed = frozenset[str](of_roles(set(_words(claims.get(self.roles_claim))) & set(ROLES)))
+        allowed = frozenset[str](of_roles(self._roles(claims)))
         return delegated & allowed if delegated and allowed else delegated | allowed
+
+    def _roles(self, claims: Mapping[str, Any]) -> frozenset[str]:
+        """Return which of our roles a token names."""
+        return frozenset(_words(claims.get(self.roles_claim))) & frozenset(ROLES)
+
+
+def _is_identity_token(named: object) -> bool:
+    """Return whether a token may be an ID token: one that says what else it is, is none (RFC 8725, 3.11)."""
+    return named is None or (isinstance(named, str) and named.lower().removeprefix("application/") == "jwt")
+
+
+def _is_logout_token(named: object) -> bool:
+    """Return whether a token may be a logout token; older providers leave out what it is."""
+    plain = named.lower().removeprefix("application/") if isinstance(named, str) else named
+    return plain in {None, "jwt", "logout+jwt"}
+
+
+def _instant(seconds: object) -> datetime | None:
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds < 2**40:
+        return None
+    return datetime.fromtimestamp(seconds, UTC)
 
 
 def _words(value: object) -> list[str]:

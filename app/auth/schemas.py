@@ -22,6 +22,8 @@ class KeyCreate(BaseModel):
     name: Name | None = None
     kind: Literal["person", "machine"] = "machine"
     scopes: Annotated[list[Scope], Field(min_length=1, max_length=len(Scope))]
+    vouches: bool = True
+    """Whether its holder knows who asks; if not, each person proves it by a code (`identity_pending`)."""
     days: Annotated[int, Field(ge=1, le=KEY_DAYS_MAX)] = KEY_DAYS_MAX
 
     @model_validator(mode="after")
@@ -40,6 +42,7 @@ class Key(BaseModel):
     name: str
     kind: str
     scopes: list[str]
+    vouches: bool
     created_at: datetime
     expires_at: datetime
     revoked_at: datetime | None

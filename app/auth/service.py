@@ -1,4 +1,7 @@
-"""What can be done about callers: create a principal, make, check, list and revoke keys."""
+"""What can be done about callers: create or disable a principal, make, check, list and revoke keys.
+
+People's sessions: `sessions`.
+"""
 
 import re
 from collections.abc import Collection, Sequence
@@ -10,7 +13,7 @@ from uuid import UUID
 from app.audit import events
 from app.audit import service as audit
 from app.auth import tokens
-from app.auth.repository import Callers
+from app.auth.repository import Callers, Sessions
 from app.auth.scopes import Scope
 from app.errors import Conflict, Forbidden, Invalid, NotFound
 from app.storage.database import Session
@@ -49,20 +52,36 @@ class Shown:
     person: bool
     name: str | None = field(repr=False)
     scopes: frozenset[str]
+    roles: frozenset[str] | None = None
+    """Which of our roles it says that they have; None: it says nothing about roles."""
+    issued_at: datetime | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Left:
+    """Of whom an identity provider says that every session of theirs is over, and since when."""
+
+    issuer: str
+    subject: str = field(repr=False)
+    said_at: datetime
 
 
 @dataclass(frozen=True, kw_only=True)
 class Caller:
-    """Who is calling, and what the key or token allows."""
+    """Who is calling, and what the key, token or session allows."""
 
     principal_id: UUID
     person: bool
     scopes: frozenset[str]
+    vouches: bool = True
+    """Whether they know who asks when they submit a request."""
+    session_id: UUID | None = None
+    """Of a person's browser, if they call with one."""
 
-    def require(self, scope: Scope) -> None:
-        """Refuse the call if the key lacks a scope."""
-        if scope not in self.scopes:
-            raise ScopeMissing(scope)
+    def require(self, *scopes: Scope) -> None:
+        """Refuse the call if the caller lacks a scope; of several, any one will do."""
+        if self.scopes.isdisjoint(scopes):
+            raise ScopeMissing(*scopes)
 
 
 def create_principal(session: Session, *, name: str, kind: str, at: datetime) -> Principal:
@@ -87,6 +106,7 @@ def create_key(
     *,
     principal_id: UUID,
     scopes: Collection[str],
+    vouches: bool = True,
     at: datetime,
     days: int = KEY_DAYS_MAX,
 ) -> tuple[ApiKey, str]:
@@ -97,6 +117,7 @@ def create_key(
         principal_id=principal_id,
         mac=tokens.mac(secret, token),
         scopes=sorted(set(scopes)),
+        vouches=vouches,
         expires_at=at + timedelta(days=days),
     )
     Callers(session).add(key)
@@ -113,10 +134,14 @@ def hand_out_key(
     name: str | None,
     kind: str,
     scopes: Collection[str],
+    vouches: bool = True,
     days: int,
     at: datetime,
 ) -> tuple[ApiKey, Principal, str]:
-    """Make a key for a known principal or a new one, with no scope that its creator lacks."""
+    """Make a key for a known principal or a new one, with no scope that its creator lacks.
+
+    Nor may it vouch where its creator's does not.
+    """
     lacking = set(scopes) - caller.scopes
     if lacking:
         raise ScopeMissing(*lacking)
@@ -129,7 +154,15 @@ def hand_out_key(
         principal = create_principal(session, name=name, kind=kind, at=at)
     if Callers(session).scopes_of(principal.id) | set(scopes) >= _BOTH:
         raise Conflict("nobody both hands out keys and approves", code="separation-of-duties")
-    key, token = create_key(session, secret, principal_id=principal.id, scopes=scopes, at=at, days=days)
+    key, token = create_key(
+        session,
+        secret,
+        principal_id=principal.id,
+        scopes=scopes,
+        vouches=vouches and caller.vouches,
+        at=at,
+        days=days,
+    )
     return key, principal, token
 
 
@@ -145,6 +178,7 @@ def authenticate(session: Session, secret: bytes, token: str | None, *, at: date
         principal_id=principal.id,
         person=principal.kind == "person",
         scopes=frozenset(key.scopes),
+        vouches=key.vouches,
     )
 
 
@@ -154,6 +188,21 @@ def admit(session: Session, secret: bytes, shown: Shown, *, at: datetime) -> Cal
     Raises:
         Forbidden: if the token allows both to make keys and to approve.
     """
+    principal = identify(session, secret, shown, at=at)
+    return Caller(
+        principal_id=principal.id,
+        person=shown.person and principal.kind == "person",
+        scopes=shown.scopes,
+    )
+
+
+def identify(session: Session, secret: bytes, shown: Shown, *, at: datetime) -> Principal:
+    """Return the principal whom an identity provider means: one and the same, by a token and by a login.
+
+    Raises:
+        Forbidden: if what is shown allows both to make keys and to approve.
+        Unauthenticated: if the principal is disabled.
+    """
     if shown.scopes >= _BOTH:
         raise Forbidden("nobody both hands out keys and approves", code="separation-of-duties")
     mac = tokens.provider_mac(secret, issuer=shown.issuer, subject=shown.subject)
@@ -161,13 +210,66 @@ def admit(session: Session, secret: bytes, shown: Shown, *, at: datetime) -> Cal
     principal = callers.known_as(mac)
     if principal is None:
         principal = _first_seen(session, callers, shown, mac, at)
+    if principal.disabled_at is not None:
+        raise Unauthenticated("this principal is disabled")
     if Scope.KEYS_MANAGE in shown.scopes and not principal.manages_keys:
         principal.manages_keys = True
-    return Caller(
-        principal_id=principal.id,
-        person=shown.person and principal.kind == "person",
-        scopes=shown.scopes,
-    )
+    _note_roles(session, principal, shown, at=at)
+    return principal
+
+
+def _note_roles(session: Session, principal: Principal, shown: Shown, *, at: datetime) -> None:
+    """End the sessions of whoever has other roles now than when they logged in.
+
+    By the provider's clock, so that an old token, shown late, undoes nothing that is newer.
+    """
+    if shown.roles is None or shown.issued_at is None:
+        return
+    if principal.roles_at is not None and shown.issued_at <= principal.roles_at:
+        return
+    roles = sorted(shown.roles)
+    if principal.roles is not None and principal.roles != roles:
+        ended = end_sessions(session, principal.id, how="roles_changed", at=at)
+        audit.record(session, events.RolesChanged(principal.id, tuple(roles), ended, at))
+    principal.roles, principal.roles_at = roles, shown.issued_at
+
+
+def end_sessions(
+    session: Session, principal_id: UUID, *, how: str, at: datetime, begun_by: datetime | None = None
+) -> int:
+    """End every open session of a principal, or those that had begun by an instant; return how many."""
+    ended = Sessions(session).end_of(principal_id, how=how, at=at, begun_by=begun_by)
+    for each in ended:
+        audit.record(session, events.SessionEnded(each, principal_id, how, at))
+    return len(ended)
+
+
+def disable(session: Session, principal_id: UUID, *, by: Caller, at: datetime) -> Principal:
+    """Shut a principal out: no key, token or session of theirs opens anything; again changes nothing."""
+    principal = _other(session, principal_id, by)
+    if principal.disabled_at is None:
+        principal.disabled_at = at
+        ended = end_sessions(session, principal.id, how="disabled", at=at)
+        audit.record(session, events.PrincipalDisabled(principal.id, by.principal_id, ended, at))
+    return principal
+
+
+def enable(session: Session, principal_id: UUID, *, by: Caller, at: datetime) -> Principal:
+    """Let a principal in again, by keys, tokens and new logins; again changes nothing."""
+    principal = _other(session, principal_id, by)
+    if principal.disabled_at is not None:
+        principal.disabled_at = None
+        audit.record(session, events.PrincipalEnabled(principal.id, by.principal_id, at))
+    return principal
+
+
+def _other(session: Session, principal_id: UUID, by: Caller) -> Principal:
+    principal = Callers(session).locked(principal_id)
+    if principal is None:
+        raise NotFound("there is no such principal")
+    if principal.id == by.principal_id:
+        raise Conflict("nobody shuts themselves out", code="yourself")
+    return principal
 
 
 def _first_seen(session: Session, callers: Callers, shown: Shown, mac: bytes, at: datetime) -> Principal:

@@ -273,6 +273,31 @@ def confirm_identity(
     _act("officer", request_id, "identity-proofs", {"method": by})
 
 
+@request.command("challenge")
+def challenge_person(request_id: RequestId) -> None:
+    """Send the person another one-time code; of a request there are three an hour.
+
+    Example: lethe request challenge er_01k...
+    """
+    made = Api("officer").post(f"/v1/erasure-requests/{request_id}/identity-challenges")
+    show(made, {"counts for": f"{made['minutes']} minutes", "left this hour": made["left"]})
+
+
+@request.command("prove")
+def prove_identity(
+    request_id: RequestId,
+    code: Annotated[
+        str | None, typer.Option(help="The code that the person was sent; without it, it is asked for.")
+    ] = None,
+) -> None:
+    """Prove with a one-time code that whoever asks has the mailbox that the request names.
+
+    Example: lethe request prove er_01k... --code 08154711
+    """
+    shown = code if code is not None else typer.prompt("Code", hide_input=True)
+    _act("officer", request_id, "identity-proofs", {"code": shown})
+
+
 @request.command("pause")
 def pause_clock(
     request_id: RequestId,

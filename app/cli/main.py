@@ -16,6 +16,7 @@ from app.cli.fleet import fleet
 from app.cli.keys import keys
 from app.cli.log import log
 from app.cli.retention import retention
+from app.cli.sessions import sessions
 from app.cli.suppression import suppression
 from app.cli.training import dataset, model
 from app.cli.webhooks import webhook
@@ -59,6 +60,7 @@ for name, group in (
     ("chain", chain),
     ("log", log),
     ("webhook", webhook),
+    ("sessions", sessions),
     ("bench", bench),
 ):
     app.add_typer(group, name=name)

@@ -234,15 +234,25 @@ class PauseEndIn(BaseModel):
 
 
 class IdentityProofIn(BaseModel):
-    """How the identity was proven; what with is not kept, but for what you write of it."""
+    """The code that the person was sent; or how else it was proven, and what you write of that."""
 
     model_config = example(
-        {"method": "account_login"}, {"method": "callback", "evidence": "called back on the number on file"}
+        {"code": "08154711"},
+        {"method": "account_login"},
+        {"method": "callback", "evidence": "called back on the number on file"},
     )
 
-    method: Literal["account_login", "one_time_code", "document", "callback", "in_person"]
+    code: Annotated[SecretStr, Field(min_length=8, max_length=8)] | None = None
+    method: Literal["account_login", "one_time_code", "document", "callback", "in_person"] | None = None
     evidence: Text | None = None
     """What it was proven by, in words; sealed."""
+
+    @model_validator(mode="after")
+    def code_or_method(self) -> Self:
+        """Take exactly one of the two; of a code there is nothing to write."""
+        if (self.code is None) == (self.method is None) or (self.code and self.evidence):
+            raise PydanticCustomError("code_or_method", "give a code or a method")
+        return self
 
 
 class RecordIn(BaseModel):

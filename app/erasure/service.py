@@ -13,7 +13,7 @@ from app.audit import events
 from app.audit import service as audit
 from app.auth import service as auth
 from app.auth.service import Caller
-from app.erasure import deadlines, exemptions, matching, policy, steps
+from app.erasure import deadlines, exemptions, identity, matching, policy, steps
 from app.erasure.calendars import Calendar
 from app.erasure.exemptions import Exemption, Ground
 from app.erasure.forgetting import sealed
@@ -103,6 +103,7 @@ def receive(
         steps.locate(session, request, at=received_at)
     else:
         steps.move(session, request, State.IDENTITY_PENDING, at=received_at)
+        identity.begin(session, request, at=received_at)
     if not calendar.knows(dates.due_on):
         steps.attend(session, request, "calendar", at=received_at)
     failpoints.reach("intake.located")

@@ -24,6 +24,8 @@ from app.tables import ClockPause, ErasureRequest, new_id
 
 WARNED_AT_ONCE_MAX = 500
 DEADLINE, OVERDUE = "deadline", "overdue"
+IDENTITY_REASONS = frozenset({"no_courier", "identity_by_hand", "code_undelivered"})
+"""What a person was asked for as nobody could be sent a code: once the identity is proven, no longer."""
 
 
 def extend(
@@ -117,7 +119,7 @@ def resume(
         raise NotFound("there is no such pause of this request")
     if paused.answered_on is not None:
         raise Conflict("the clock runs again already", code="pause-ended")
-    _end(session, request, paused, answered_on, by=by, at=at)
+    _end(session, request, paused, answered_on, by=by.principal_id, at=at)
     return steps.view(session, request)
 
 
@@ -139,12 +141,20 @@ def confirm_identity(
     doubted = [each for each in ErasureRequests(session).pauses(request.id) if each.answered_on is None]
     if request.state != State.IDENTITY_PENDING and not doubted:
         raise Conflict("nobody doubts the identity", code="identity-not-doubted")
-    request.identity_method = method
     if evidence is not None:
         sealed.seal(session, request.id, sealed.Field.EVIDENCE, evidence.encode())
-    audit.record(session, events.IdentityConfirmed(request.id, by.principal_id, method, at))
-    for paused in doubted:
-        _end(session, request, paused, None, by=by, at=at)
+    return accept(session, request, method=method, by=by.principal_id, at=at)
+
+
+def accept(session: Session, request: ErasureRequest, *, method: str, by: UUID | None, at: datetime) -> View:
+    """Take an identity for proven; `by` is nobody where the person did it without anybody's key."""
+    request.identity_method = method
+    if request.attention in IDENTITY_REASONS:
+        request.attention = None
+    audit.record(session, events.IdentityConfirmed(request.id, by, method, at))
+    for paused in ErasureRequests(session).pauses(request.id):
+        if paused.answered_on is None:
+            _end(session, request, paused, None, by=by, at=at)
     if request.state == State.IDENTITY_PENDING:
         steps.move(session, request, State.TRIAGE, at=at)
         steps.locate(session, request, at=at)
@@ -203,14 +213,14 @@ def _end(
     paused: ClockPause,
     answered_on: date | None,
     *,
-    by: Caller,
+    by: UUID | None,
     at: datetime,
 ) -> None:
     today = steps.calendar_of(request).day_of(at)
     answered = steps.day_said(
         request, answered_on, today=today, since=paused.asked_on, pointer="/answered_on"
     )
-    paused.answered_on, paused.answered_by = answered, by.principal_id
+    paused.answered_on, paused.answered_by = answered, by
     session.flush()
     steps.set_dates(session, request)
     steps.touch(session, request)
@@ -223,7 +233,7 @@ def _end(
         session,
         events.ClockResumed(
             request=request.id,
-            principal=by.principal_id,
+            principal=by,
             answered_on=answered.isoformat(),
             paused_days=deadlines.paused_days(ended),
             due_on=request.due_on.isoformat(),

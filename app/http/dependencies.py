@@ -4,6 +4,7 @@ The session's scope is "function": it is committed before the response is sent, 
 holds a 201 for a row that was rolled back (A31).
 """
 
+import ipaddress
 import sys
 from collections.abc import Iterator
 from datetime import datetime
@@ -16,6 +17,8 @@ from app.errors import Unavailable
 from app.storage.database import DatabaseError, Session, Transaction
 from app.storage.keyring import Keyring
 from app.storage.objects import ObjectStore
+
+IPV6_CUSTOMER_BITS = 64
 
 
 def session(request: Request) -> Iterator[Session]:
@@ -61,6 +64,12 @@ def objects(request: Request) -> ObjectStore:
     return found
 
 
+def transaction(request: Request) -> Transaction:
+    """Return the way to open transactions: for calls that wait for others, or must not undo what they did."""
+    found: Transaction = request.app.state.transaction
+    return found
+
+
 async def raw_body(request: Request) -> bytes:
     """Return the body as it was sent; bounded by the middleware."""
     return await request.body()
@@ -72,3 +81,21 @@ SettingsDep = Annotated[Settings, Depends(settings)]
 KeyringDep = Annotated[Keyring, Depends(keyring)]
 ObjectsDep = Annotated[ObjectStore, Depends(objects)]
 RawBodyDep = Annotated[bytes, Depends(raw_body)]
+TransactionDep = Annotated[Transaction, Depends(transaction)]
+
+
+def address_of(request: Request) -> str:
+    """Return where a call comes from: an address, or of IPv6 the network that one customer has (a /64).
+
+    Behind a proxy it is the proxy's word, where uvicorn is told to believe it (`FORWARDED_ALLOW_IPS`).
+    """
+    host = "" if request.client is None else request.client.host
+    try:
+        address = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return host
+    if isinstance(address, ipaddress.IPv6Address):
+        if address.ipv4_mapped is not None:
+            return str(address.ipv4_mapped)
+        return str(ipaddress.ip_network((address, IPV6_CUSTOMER_BITS), strict=False))
+    return str(address)

@@ -50,7 +50,7 @@ class _Public:
         return WithJsonSchema({"type": "string", "pattern": f"^{self.prefix}_[0-7][0-9a-hjkmnp-tv-z]{{25}}$"})
 
 
-_aud, _imp = _Public("aud"), _Public("imp")
+_aud, _imp, _ses = _Public("aud"), _Public("imp"), _Public("ses")
 _whe, _whd, _msg = _Public("whe"), _Public("whd"), _Public("msg")
 _er, _job, _mdl, _mv, _ds, _key, _pr, _hold, _pause = (
     _Public(prefix) for prefix in ("er", "job", "mdl", "mv", "ds", "key", "pr", "hold", "pause")
@@ -59,6 +59,7 @@ _er, _job, _mdl, _mv, _ds, _key, _pr, _hold, _pause = (
 RequestId = Annotated[UUID, BeforeValidator(_er.read), PlainSerializer(_er.write), _er.schema]
 AuditId = Annotated[UUID, BeforeValidator(_aud.read), PlainSerializer(_aud.write), _aud.schema]
 ImportId = Annotated[UUID, BeforeValidator(_imp.read), PlainSerializer(_imp.write), _imp.schema]
+SessionId = Annotated[UUID, BeforeValidator(_ses.read), PlainSerializer(_ses.write), _ses.schema]
 JobId = Annotated[UUID, BeforeValidator(_job.read), PlainSerializer(_job.write), _job.schema]
 ModelId = Annotated[UUID, BeforeValidator(_mdl.read), PlainSerializer(_mdl.write), _mdl.schema]
 VersionId = Annotated[UUID, BeforeValidator(_mv.read), PlainSerializer(_mv.write), _mv.schema]

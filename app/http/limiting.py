@@ -33,10 +33,13 @@ class RateLimited(Unavailable):
 class RateLimiter:
     """One per process."""
 
-    def __init__(self, *, reads: int, writes: int, redis_url: str | None, imports: int = 10) -> None:
+    def __init__(
+        self, *, reads: int, writes: int, redis_url: str | None, imports: int = 10, logins: int = 30
+    ) -> None:
         """Allow so many calls a minute to each caller, and imports an hour; connect with the first."""
         self._reads, self._writes = RateLimitItemPerMinute(reads), RateLimitItemPerMinute(writes)
         self._imports = RateLimitItemPerHour(imports)
+        self._logins = RateLimitItemPerMinute(logins)
         self._alone = SlidingWindowCounterRateLimiter(MemoryStorage())
         self._shared = None if redis_url is None else SlidingWindowCounterRateLimiter(_storage(redis_url))
 
@@ -48,6 +51,10 @@ class RateLimiter:
     def require_import(self, principal_id: UUID) -> None:
         """Count a file of requests; RateLimited if it is one too many."""
         self._count(principal_id, "import", self._imports)
+
+    def require_login(self, address: UUID) -> None:
+        """Count a login of an address, which is a keyed hash; RateLimited if it is one too many."""
+        self._count(address, "login", self._logins)
 
     def _count(self, principal_id: UUID, kind: str, item: RateLimitItem) -> None:
         for limiter in (self._shared, self._alone):

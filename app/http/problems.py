@@ -81,6 +81,12 @@ def responses(*kinds: type[Problem]) -> dict[int | str, dict[str, Any]]:
     }
 
 
+def too_many() -> dict[int | str, dict[str, Any]]:
+    """Return the OpenAPI declaration of a limit that counts by something else than keys."""
+    said = {"model": ProblemDetails, "description": "Too many from here; `Retry-After` says when."}
+    return {429: {**said, "content": {MEDIA_TYPE: {}}}}
+
+
 def status_of(problem: Problem) -> int:
     """Return the status: by the code where it has one of its own, else by the kind."""
     if problem.code in STATUS_OF_CODE:

@@ -83,6 +83,7 @@ def receive(
                 for each in asked.subject_identities
             ],
             external_ref=f"opendsr:{asked.subject_request_id}",
+            vouched=by.vouches,
             subject_key=subject_key,
             calendar=calendar,
             rules=rules,

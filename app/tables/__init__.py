@@ -5,7 +5,7 @@ domain, and a test compares the two.
 """
 
 from app.tables.audit import AuditEvent, AuditHead, StatedHead
-from app.tables.auth import ApiKey, Principal
+from app.tables.auth import ApiKey, Login, PersonSession, Principal
 from app.tables.base import Base, new_id
 from app.tables.certificates import Certificate, Publication, StatusList
 from app.tables.erasure import (
@@ -13,6 +13,8 @@ from app.tables.erasure import (
     ClockPause,
     ErasureRequest,
     Hold,
+    IdentityChallenge,
+    IdentityKnock,
     KeyEpoch,
     RequestRecord,
     RequestSecrets,
@@ -49,6 +51,8 @@ __all__ = [
     "EventCursor",
     "Hold",
     "IdempotencyKey",
+    "IdentityChallenge",
+    "IdentityKnock",
     "Import",
     "ImportRow",
     "Job",
@@ -60,12 +64,14 @@ __all__ = [
     "LogLeaf",
     "LogNode",
     "LogOutbox",
+    "Login",
     "Measurement",
     "Model",
     "ModelVersion",
     "OpenDsrCallback",
     "OpenDsrRequest",
     "Outbox",
+    "PersonSession",
     "Principal",
     "Publication",
     "Qualification",

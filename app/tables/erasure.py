@@ -39,6 +39,7 @@ GROUNDS = ("12.5", "12.6", "17.3.a", "17.3.b", "17.3.c", "17.3.d", "17.3.e")
 EXEMPTIONS = GROUNDS[2:]
 HOLD_REASONS = ("litigation", "investigation", "regulator", "preservation_order")
 LEVELS = ("reviewer", "privacy_officer")
+CHALLENGE_ENDS = ("proven", "superseded", "failed", "stopped")
 
 
 class ErasureRequest(Base):
@@ -251,6 +252,56 @@ class ClockPause(Base):
     asked_by: Mapped[UUID] = mapped_column(ForeignKey("principals.id"))
     answered_by: Mapped[UUID | None] = mapped_column(ForeignKey("principals.id"))
     created_at: Mapped[CreatedAt]
+
+
+class IdentityChallenge(Base):
+    """A one-time code that a person is to be sent, or was; of the code itself only the HMAC is kept."""
+
+    __tablename__ = "identity_challenges"
+    __table_args__ = (
+        CheckConstraint("attempts BETWEEN 0 AND 5", name="attempts"),
+        CheckConstraint("(code_mac IS NULL) = (expires_at IS NULL)", name="drawn"),
+        CheckConstraint("(ended_at IS NULL) = (ended_how IS NULL)", name="ended"),
+        CheckConstraint(f"ended_how IS NULL OR {one_of('ended_how', *CHALLENGE_ENDS)}", name="ended_how"),
+        # Of a request one code counts: the one that was drawn last.
+        Index(
+            "one_open_code",
+            "request_id",
+            unique=True,
+            postgresql_where="code_mac IS NOT NULL AND ended_at IS NULL",
+        ),
+        Index(
+            "ix_identity_challenges_due",
+            "next_try_at",
+            postgresql_where="sent_at IS NULL AND ended_at IS NULL",
+        ),
+    )
+
+    id: Mapped[Id]
+    request_id: Mapped[UUID] = mapped_column(
+        ForeignKey("erasure_requests.id", ondelete="CASCADE"), index=True
+    )
+    asked_at: Mapped[datetime] = mapped_column(DateTime(timezone=True))
+    code_mac: Mapped[bytes | None] = mapped_column(LargeBinary)
+    expires_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    attempts: Mapped[int] = mapped_column(default=0)
+    tries: Mapped[int] = mapped_column(default=0)
+    """How often a letter was begun."""
+    next_try_at: Mapped[datetime] = mapped_column(DateTime(timezone=True))
+    sent_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    ended_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    ended_how: Mapped[str | None] = mapped_column(Text)
+
+
+class IdentityKnock(Base):
+    """A call that nobody's key vouches for; by a keyed hash of where it came from, for an hour."""
+
+    __tablename__ = "identity_knocks"
+    __table_args__ = (Index("ix_identity_knocks_address", "address_mac", "at"),)
+
+    id: Mapped[Id]
+    address_mac: Mapped[bytes] = mapped_column(LargeBinary)
+    at: Mapped[datetime] = mapped_column(DateTime(timezone=True), index=True)
 
 
 class Hold(Base):

@@ -134,6 +134,9 @@ def upgrade() -> None:
         sa.Column("kind", sa.Text(), nullable=False),
         sa.Column("provider_mac", sa.LargeBinary(), nullable=True),
         sa.Column("manages_keys", sa.Boolean(), nullable=False),
+        sa.Column("roles", postgresql.JSONB(none_as_null=True, astext_type=sa.Text()), nullable=True),
+        sa.Column("roles_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("disabled_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column(
             "created_at",
             sa.DateTime(timezone=True),
@@ -174,6 +177,7 @@ def upgrade() -> None:
         sa.Column("principal_id", sa.Uuid(), nullable=False),
         sa.Column("mac", sa.LargeBinary(), nullable=False),
         sa.Column("scopes", postgresql.JSONB(astext_type=sa.Text()), nullable=False),
+        sa.Column("vouches", sa.Boolean(), nullable=False),
         sa.Column("expires_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("revoked_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column(
@@ -186,6 +190,51 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_api_keys")),
         sa.UniqueConstraint("mac", name=op.f("uq_api_keys_mac")),
     )
+    op.create_table(
+        "person_sessions",
+        sa.Column("id", sa.Uuid(), nullable=False),
+        sa.Column("principal_id", sa.Uuid(), nullable=False),
+        sa.Column("mac", sa.LargeBinary(), nullable=False),
+        sa.Column("scopes", postgresql.JSONB(astext_type=sa.Text()), nullable=False),
+        sa.Column("started_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("seen_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("expires_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("ended_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("ended_how", sa.Text(), nullable=True),
+        sa.Column(
+            "created_at",
+            sa.DateTime(timezone=True),
+            server_default=sa.text("clock_timestamp()"),
+            nullable=False,
+        ),
+        sa.CheckConstraint("(ended_at IS NULL) = (ended_how IS NULL)", name=op.f("ck_person_sessions_ended")),
+        sa.CheckConstraint(
+            "ended_how IS NULL OR ended_how IN ('logout', 'replaced', 'revoked', 'roles_changed', 'disabled', 'provider')",
+            name=op.f("ck_person_sessions_ended_how"),
+        ),
+        sa.ForeignKeyConstraint(
+            ["principal_id"], ["principals.id"], name=op.f("fk_person_sessions_principal_id")
+        ),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_person_sessions")),
+        sa.UniqueConstraint("mac", name=op.f("uq_person_sessions_mac")),
+    )
+    op.create_index("ix_person_sessions_created", "person_sessions", ["created_at", "id"], unique=False)
+    op.create_index(
+        "ix_person_sessions_open",
+        "person_sessions",
+        ["principal_id"],
+        unique=False,
+        postgresql_where="ended_at IS NULL",
+    )
+    op.create_table(
+        "logins",
+        sa.Column("mac", sa.LargeBinary(), nullable=False),
+        sa.Column("browser_mac", sa.LargeBinary(), nullable=False),
+        sa.Column("return_to", sa.Text(), nullable=False),
+        sa.Column("expires_at", sa.DateTime(timezone=True), nullable=False),
+        sa.PrimaryKeyConstraint("mac", name=op.f("pk_logins")),
+    )
+    op.create_index(op.f("ix_logins_expires_at"), "logins", ["expires_at"], unique=False)
     op.create_table(
         "datasets",
         sa.Column("id", sa.Uuid(), nullable=False),
@@ -463,6 +512,64 @@ def upgrade() -> None:
     op.create_index(
         "one_open_pause", "clock_pauses", ["request_id"], unique=True, postgresql_where="answered_on IS NULL"
     )
+    op.create_table(
+        "identity_challenges",
+        sa.Column("id", sa.Uuid(), nullable=False),
+        sa.Column("request_id", sa.Uuid(), nullable=False),
+        sa.Column("asked_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("code_mac", sa.LargeBinary(), nullable=True),
+        sa.Column("expires_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("attempts", sa.Integer(), nullable=False),
+        sa.Column("tries", sa.Integer(), nullable=False),
+        sa.Column("next_try_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("sent_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("ended_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("ended_how", sa.Text(), nullable=True),
+        sa.CheckConstraint("attempts BETWEEN 0 AND 5", name=op.f("ck_identity_challenges_attempts")),
+        sa.CheckConstraint(
+            "(code_mac IS NULL) = (expires_at IS NULL)", name=op.f("ck_identity_challenges_drawn")
+        ),
+        sa.CheckConstraint(
+            "(ended_at IS NULL) = (ended_how IS NULL)", name=op.f("ck_identity_challenges_ended")
+        ),
+        sa.CheckConstraint(
+            "ended_how IS NULL OR ended_how IN ('proven', 'superseded', 'failed', 'stopped')",
+            name=op.f("ck_identity_challenges_ended_how"),
+        ),
+        sa.ForeignKeyConstraint(
+            ["request_id"],
+            ["erasure_requests.id"],
+            name=op.f("fk_identity_challenges_request_id"),
+            ondelete="CASCADE",
+        ),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_identity_challenges")),
+    )
+    op.create_index(
+        op.f("ix_identity_challenges_request_id"), "identity_challenges", ["request_id"], unique=False
+    )
+    op.create_index(
+        "one_open_code",
+        "identity_challenges",
+        ["request_id"],
+        unique=True,
+        postgresql_where="code_mac IS NOT NULL AND ended_at IS NULL",
+    )
+    op.create_index(
+        "ix_identity_challenges_due",
+        "identity_challenges",
+        ["next_try_at"],
+        unique=False,
+        postgresql_where="sent_at IS NULL AND ended_at IS NULL",
+    )
+    op.create_table(
+        "identity_knocks",
+        sa.Column("id", sa.Uuid(), nullable=False),
+        sa.Column("address_mac", sa.LargeBinary(), nullable=False),
+        sa.Column("at", sa.DateTime(timezone=True), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_identity_knocks")),
+    )
+    op.create_index(op.f("ix_identity_knocks_at"), "identity_knocks", ["at"], unique=False)
+    op.create_index("ix_identity_knocks_address", "identity_knocks", ["address_mac", "at"], unique=False)
     op.create_table(
         "models",
         sa.Column("id", sa.Uuid(), nullable=False),
@@ -1385,6 +1492,21 @@ def downgrade() -> None:
     op.drop_table("records")
     op.drop_table("opendsr_requests")
     op.drop_table("models")
+    op.drop_index("ix_identity_knocks_address", table_name="identity_knocks")
+    op.drop_index(op.f("ix_identity_knocks_at"), table_name="identity_knocks")
+    op.drop_table("identity_knocks")
+    op.drop_index(
+        "ix_identity_challenges_due",
+        table_name="identity_challenges",
+        postgresql_where="sent_at IS NULL AND ended_at IS NULL",
+    )
+    op.drop_index(
+        "one_open_code",
+        table_name="identity_challenges",
+        postgresql_where="code_mac IS NOT NULL AND ended_at IS NULL",
+    )
+    op.drop_index(op.f("ix_identity_challenges_request_id"), table_name="identity_challenges")
+    op.drop_table("identity_challenges")
     op.drop_index("one_open_pause", table_name="clock_pauses", postgresql_where="answered_on IS NULL")
     op.drop_index(op.f("ix_clock_pauses_request_id"), table_name="clock_pauses")
     op.drop_table("clock_pauses")
@@ -1412,6 +1534,13 @@ def downgrade() -> None:
     op.drop_index("ix_erasure_requests_created", table_name="erasure_requests")
     op.drop_table("erasure_requests")
     op.drop_table("datasets")
+    op.drop_index(op.f("ix_logins_expires_at"), table_name="logins")
+    op.drop_table("logins")
+    op.drop_index(
+        "ix_person_sessions_open", table_name="person_sessions", postgresql_where="ended_at IS NULL"
+    )
+    op.drop_index("ix_person_sessions_created", table_name="person_sessions")
+    op.drop_table("person_sessions")
     op.drop_table("api_keys")
     op.drop_table("webhook_messages")
     op.drop_index(op.f("ix_status_lists_produced_at"), table_name="status_lists")

@@ -16,15 +16,20 @@ import uvicorn
 from fastapi import FastAPI
 from structlog.testing import capture_logs
 
+from app.auth import service as auth
 from app.cli import client, main
 from app.clock import system_clock
 from app.config import Settings
 from app.embedded import accounts
-from app.erasure import calendars
+from app.erasure import calendars, identity
+from app.erasure.courier import courier
+from app.http import ids
 from app.intake.bulk import service as bulk
 from app.records import content, screening
 from app.storage.database import Transaction
 from app.tables import Dataset, Import, Suppression
+from tests.fixtures.api import StillClock
+from tests.fixtures.post import PostOffice
 
 Cli = Callable[..., tuple[int, str, str]]
 
@@ -178,6 +183,40 @@ def test_a_request_is_doubted_put_off_held_exempted_and_refused(cli: Cli, url: s
     ended = made("request", "reject", er, "--ground", "12.5", "--told-on", "2026-11-21")
     assert ended["state"] == "rejected"
     assert "request.rejected" in cli("request", "show", er, "--events")[1]
+
+
+def test_a_person_is_sent_a_code_and_proves_with_it(
+    cli: Cli, url: str, app: FastAPI, model: UUID, office: PostOffice, settings: Settings, clock: StillClock
+) -> None:
+    told = {"smtp_url": f"smtp://127.0.0.1:{office.port}", "smtp_from": "privacy@lethe.example"}
+    sender = identity.Sender(
+        transaction=app.state.transaction,
+        courier=courier(settings.model_copy(update=told), clock=clock),
+        secret=app.state.keyring.api,
+        clock=clock,
+    )
+    code, out, _ = cli("--json", "request", "create", "--email", "ada@example.org", "--doubted")
+    assert code == 0
+    er = json.loads(out)["id"]
+    identity.deliver(sender)
+    clock.advance(minutes=1)
+    assert cli("request", "challenge", er)[1] == "counts for      15 minutes\nleft this hour  1\n"
+    identity.deliver(sender)
+    assert "code-refused" in cli("request", "prove", er, "--code", office.codes[0])[2]
+    assert "awaiting_approval" in cli("request", "prove", er, "--code", office.codes[1])[1]
+
+
+def test_somebody_is_shut_out_and_let_in(cli: Cli, url: str, transaction: Transaction) -> None:
+    assert cli("sessions", "list")[1] == "nothing yet\n"
+    with transaction() as session:
+        found = auth.find_principal(session, "reviewer")
+        assert found is not None
+        reviewer = ids.encode("pr", found.id)
+    assert "shut out since" in cli("sessions", "shut-out", reviewer)[1]
+    assert "unauthenticated" in cli("--as", "reviewer", "request", "list")[2]
+    assert "shut out since" not in cli("sessions", "let-in", reviewer)[1]
+    assert cli("--as", "reviewer", "request", "list")[0] == 0
+    assert "not-found" in cli("sessions", "end", reviewer.replace("pr_", "ses_"))[2]
 
 
 def test_an_unknown_model_gets_no_job(cli: Cli, url: str) -> None:

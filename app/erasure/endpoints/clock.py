@@ -3,13 +3,14 @@
 from fastapi import Response
 from pydantic import BaseModel
 
-from app.auth.dependencies import RequestsExtend, RequestsRead, RequestsResolve
-from app.erasure import schemas, timing
+from app.auth.dependencies import RequestsExtend, RequestsProve, RequestsRead
+from app.auth.scopes import Scope
+from app.erasure import identity, schemas, timing
 from app.erasure.endpoints.decisions import SAID
 from app.erasure.endpoints.requests import receipt_of
 from app.erasure.schemas import ExtensionIn, IdentityProofIn, PauseEndIn, PauseIn, PauseOut, Receipt
 from app.errors import Forbidden, NotFound
-from app.http.dependencies import NowDep, SessionDep
+from app.http.dependencies import KeyringDep, NowDep, SessionDep, TransactionDep
 from app.http.ids import PauseId, RequestId
 from app.http.preconditions import ExpectedDep
 from app.http.problems import responses
@@ -30,12 +31,27 @@ def confirm_identity(
     request_id: RequestId,
     body: IdentityProofIn,
     session: SessionDep,
-    caller: RequestsResolve,
+    transaction: TransactionDep,
+    caller: RequestsProve,
+    keys: KeyringDep,
     expecting: ExpectedDep,
     now: NowDep,
     response: Response,
 ) -> Receipt:
-    """Accept a proof of who asks; the clock runs again, and the records are searched for."""
+    """Accept a proof of who asks; the clock runs again, and the records are searched for.
+
+    A code may be brought by the source that submitted the request (`requests:create`); how else somebody
+    has proven who they are, an officer says (`requests:resolve`). A guess counts, whatever becomes of it.
+    """
+    officer = Scope.REQUESTS_RESOLVE in caller.scopes
+    if body.code is not None:
+        if not officer:
+            identity.may_speak_for(session, request_id, principal_id=caller.principal_id)
+        known = identity.knows(transaction, keys.api, request_id, body.code.get_secret_value(), at=now)
+        view = identity.prove(session, request_id, known, by=caller.principal_id, expecting=expecting, at=now)
+        return receipt_of(view, response)
+    caller.require(Scope.REQUESTS_RESOLVE)
+    assert body.method is not None, "one of the two was given"
     view = timing.confirm_identity(
         session,
         request_id,

@@ -80,7 +80,7 @@ def receive_request(
         else None,
         external_ref=body.external_ref,
         note=body.note.get_secret_value() if body.note else None,
-        vouched=body.identity == "vouched",
+        vouched=body.identity == "vouched" and caller.vouches,
         subject_key=keys.subject,
         calendar=calendar,
         rules=settings.requests_policy,

@@ -108,7 +108,7 @@ def take_in(
 
     def staged() -> Iterator[Sequence[object]]:
         for row in _bounded(body, format, rows_max):
-            asked, errors = _asked(row, subject_key, at=at)
+            asked, errors = _asked(row, subject_key, vouches=by.vouches, at=at)
             counts[INVALID if asked is None else PENDING] += 1
             yield _staged(taken.id, row, asked, errors)
 
@@ -136,7 +136,7 @@ def check(
     trial, left = Trial(), _bounded(body, format, rows_max)
     earlier: dict[str, tuple[bytes, ...]] = {}
     while batch := list(islice(left, BATCH_ROWS)):
-        read = [(row, *_asked(row, subject_key, at=at)) for row in batch]
+        read = [(row, *_asked(row, subject_key, vouches=by.vouches, at=at)) for row in batch]
         references = {asked.external_ref for _, asked, _ in read if asked is not None and asked.external_ref}
         known = Imports(session).by_reference(by.principal_id, references)
         for row, asked, errors in read:
@@ -249,7 +249,9 @@ def _bounded(body: bytes, format: str, rows_max: int) -> Iterator[Row]:  # noqa:
         yield row
 
 
-def _asked(row: Row, subject_key: bytes, *, at: datetime) -> tuple[Asked | None, Sequence[tuple[str, str]]]:
+def _asked(
+    row: Row, subject_key: bytes, *, vouches: bool, at: datetime
+) -> tuple[Asked | None, Sequence[tuple[str, str]]]:
     """Return what a row asks for, or why that cannot be done whatever else there is."""
     given = row.asked
     if given is None:
@@ -269,7 +271,7 @@ def _asked(row: Row, subject_key: bytes, *, at: datetime) -> tuple[Asked | None,
         macs=tuple(macs),
         named=named or None,
         external_ref=given.external_ref,
-        vouched=given.identity == "vouched",
+        vouched=given.identity == "vouched" and vouches,
         submitted_at=given.submitted_at,
     ), ()
 

@@ -39,6 +39,7 @@ def test_a_second_key_for_the_same_principal(admin: Caller, portal: Caller) -> N
 
 
 def test_no_key_may_more_than_its_creator(callers: Callers, transaction: Transaction) -> None:
+    """PYSEC-2026-1343: who could make keys made one with scopes that they did not have."""
     creator = callers("creator", scopes=[Scope.KEYS_MANAGE, Scope.REQUESTS_READ])
     answer = creator.post(KEYS, {"name": "x", "scopes": ["requests:read", "models:promote", "jobs:run"]})
     assert (answer.status_code, answer.json()["code"]) == (403, "scope-missing")

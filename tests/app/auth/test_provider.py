@@ -4,7 +4,6 @@ import base64
 import hashlib
 import hmac
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -22,17 +21,6 @@ from tests.fixtures.provider import KEYS, LocalProvider, Private
 
 REQUESTS = "/v1/erasure-requests"
 AUDIENCE = "https://lethe.example"
-
-
-@pytest.fixture(scope="module")
-def made() -> dict[str, Private]:
-    return local.keys()
-
-
-@pytest.fixture
-def idp(made: dict[str, Private]) -> Iterator[LocalProvider]:
-    with local.provider(made) as serving:
-        yield serving
 
 
 @pytest.fixture

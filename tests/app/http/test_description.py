@@ -31,7 +31,16 @@ from tests.fixtures.api import StillClock
 Operation = APIOperation[Any, Any, Any, Any]
 EXAMPLES = int(os.environ.get("LETHE_SCHEMA_EXAMPLES", "25"))
 """Calls per operation and kind."""
-PUBLIC = ("/log/", "/.well-known/", "/healthz", "/readyz", "/metrics", "/v1/certificates/verify")
+PUBLIC = (
+    "/auth/login",
+    "/identity/",
+    "/log/",
+    "/.well-known/",
+    "/healthz",
+    "/readyz",
+    "/metrics",
+    "/v1/certificates/verify",
+)
 WAITS = ("/v1/events/stream",)
 """Answers that do not end by themselves."""
 

@@ -37,6 +37,7 @@ def create_key(
         name=body.name,
         kind=body.kind,
         scopes=body.scopes,
+        vouches=body.vouches,
         days=body.days,
         at=now,
     )
@@ -79,6 +80,7 @@ def _shown(key: ApiKey, principal: Principal) -> Key:
         name=principal.name,
         kind=principal.kind,
         scopes=key.scopes,
+        vouches=key.vouches,
         created_at=key.created_at,
         expires_at=key.expires_at,
         revoked_at=key.revoked_at,
