@@ -24,7 +24,9 @@ from app.intake.bulk import service as bulk
 from app.intake.signing import Processor
 from app.jobs import scheduling
 from app.queue import Stage
+from app.records import service as records
 from app.records import suppression
+from app.records.sketching import Sketcher
 from app.registry import service as registry
 from app.registry import weights
 from app.serving import service as serving
@@ -69,6 +71,8 @@ def due(context: Context) -> list[tuple[Stage, UUID]]:
     with context.transaction() as session:
         due = scheduling.due(session, now=context.clock())
         due += [(Stage.IMPORT, import_id) for import_id in bulk.due(session, now=context.clock())]
+        name = Sketcher(context.keyring.sketch).name
+        due += [(Stage.SKETCH, id_) for id_ in records.to_sketch(session, name=name, now=context.clock())]
         return [*due, *((Stage.AUDIT, audit_id) for audit_id in audits.due(session))]
 
 

@@ -38,7 +38,7 @@ from app.jobs import service as jobs
 from app.jobs.lifecycle import JobKind, JobStage
 from app.jobs.views import JobView
 from app.queue import Stage
-from app.records import ingestion
+from app.records import ingestion, sketches
 from app.records import service as records
 from app.records.content import canonical
 from app.records.reading import DatasetChanged
@@ -77,6 +77,15 @@ def register(dataset_id: UUID, epoch: int, context: Context) -> None:
         keyring=context.keyring,
         work=context.workdir("datasets"),
         clock=context.clock,
+    )
+
+
+def sketch(dataset_id: UUID, epoch: int, context: Context) -> None:
+    """Sketch the records of a registered dataset, so that near duplicates are found in it."""
+    del epoch  # one pass at a time by compare-and-set of its place
+    keys = context.keyring
+    sketches.sketch(
+        context.transaction, dataset_id, sketch_key=keys.sketch, content_key=keys.content, clock=context.clock
     )
 
 
@@ -440,6 +449,7 @@ def _show_version(context: Context, version_id: UUID, body: dict[str, object]) -
 
 STAGES: dict[Stage, Callable[[UUID, int, Context], None]] = {
     Stage.REGISTER: register,
+    Stage.SKETCH: sketch,
     Stage.PREPARE: prepare,
     Stage.PLAN: plan,
     Stage.UNLEARN: unlearn,

@@ -1,6 +1,8 @@
 """What happened, in order, each event chained to the one before."""
 
-from sqlalchemy import BigInteger, CheckConstraint, LargeBinary, Text
+from datetime import datetime
+
+from sqlalchemy import BigInteger, CheckConstraint, DateTime, LargeBinary, Text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.tables.base import Base
@@ -29,3 +31,18 @@ class AuditHead(Base):
     id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     seq: Mapped[int] = mapped_column(BigInteger)
     hash: Mapped[bytes] = mapped_column(LargeBinary)
+
+
+class AuditCheck(Base):
+    """The one row that says how far the chain was recomputed last, and whether it held."""
+
+    __tablename__ = "audit_checks"
+    __table_args__ = (CheckConstraint("id = 1", name="one"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    seq: Mapped[int] = mapped_column(BigInteger)
+    hash: Mapped[bytes] = mapped_column(LargeBinary)
+    broken_at: Mapped[int | None] = mapped_column(BigInteger)
+    checked_at: Mapped[datetime] = mapped_column(DateTime(timezone=True))
+    whole_at: Mapped[datetime] = mapped_column(DateTime(timezone=True))
+    """When it was last recomputed from its beginning."""
