@@ -16,6 +16,7 @@ from app.clock import system_clock
 from app.config import Settings
 from app.erasure import holds, timing
 from app.erasure.lifecycle import STAGES
+from app.erasure.near import service as near
 from app.http import ids, receipts
 from app.http.outbound import Reach
 from app.intake import callbacks, processor
@@ -46,6 +47,7 @@ def sweep(context: Context) -> None:
         relay,
         warn_of_deadlines,
         end_holds,
+        look_again,
         bar_records,
         sign_statements,
         sequence_log,
@@ -71,6 +73,7 @@ def due(context: Context) -> list[tuple[Stage, UUID]]:
     with context.transaction() as session:
         due = scheduling.due(session, now=context.clock())
         due += [(Stage.IMPORT, import_id) for import_id in bulk.due(session, now=context.clock())]
+        due += [(Stage.SEARCH, request_id) for request_id in near.due(session, now=context.clock())]
         name = Sketcher(context.keyring.sketch).name
         due += [(Stage.SKETCH, id_) for id_ in records.to_sketch(session, name=name, now=context.clock())]
         return [*due, *((Stage.AUDIT, audit_id) for audit_id in audits.due(session))]
@@ -99,6 +102,16 @@ def end_holds(context: Context) -> int:
         with context.transaction() as session:
             ended += holds.expire(session, hold_id, now=context.clock())
     return ended
+
+
+def look_again(context: Context) -> int:
+    """Search again for the requests for which an index was away that is there now; return how many."""
+    with context.transaction() as session:
+        waiting = near.to_look_at_again(session)
+    for request_id in waiting:
+        with context.transaction() as session:
+            near.look_again(session, request_id, at=context.clock())
+    return len(waiting)
 
 
 def bar_records(context: Context) -> int:

@@ -30,6 +30,7 @@ from app.certificates.publication import Reaudit
 from app.config import Settings
 from app.erasure import calendars
 from app.erasure import service as erasure
+from app.erasure.near import comparing
 from app.errors import LeaseLost, Problem, Unavailable
 from app.failpoints import reach
 from app.intake.bulk import service as bulk
@@ -99,6 +100,14 @@ def receive(import_id: UUID, epoch: int, context: Context) -> None:
         calendar=calendars.load(settings.jurisdiction, settings.time_zone),
         rules=settings.requests_policy,
         clock=context.clock,
+    )
+
+
+def search(request_id: UUID, epoch: int, context: Context) -> None:
+    """Look for near duplicates of what a request concerns, and propose them to a person."""
+    del epoch  # whoever concludes first does
+    comparing.compare(
+        context.transaction, request_id, content_key=context.keyring.content, clock=context.clock
     )
 
 
@@ -459,6 +468,7 @@ STAGES: dict[Stage, Callable[[UUID, int, Context], None]] = {
     Stage.CONCLUDE: conclude,
     Stage.AUDIT: audit.hold,
     Stage.IMPORT: receive,
+    Stage.SEARCH: search,
 }
 
 

@@ -326,7 +326,7 @@ def put_sketches(
     last: int | None,
     at: datetime,
 ) -> bool:
-    """Keep a batch that begins behind `after`, or without a `last` end the pass; False if it went on elsewhere."""
+    """Keep a batch that begins behind `after`; without a `last`, end the pass. False if another went on."""
     datasets, sketches = Datasets(session), Sketches(session)
     if not datasets.go_on_sketching(dataset_id, name, after=after, last=last, now=at):
         return False
