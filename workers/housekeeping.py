@@ -9,6 +9,7 @@ from functools import cache
 from uuid import UUID
 
 from app import processes, queue, telemetry
+from app.audit import service as audit
 from app.certificates import publishing, revoking, stamping
 from app.certificates import service as certificates
 from app.certificates.stamps import Authority
@@ -48,6 +49,7 @@ def sweep(context: Context) -> None:
         warn_of_deadlines,
         end_holds,
         look_again,
+        check_chain,
         bar_records,
         sign_statements,
         sequence_log,
@@ -112,6 +114,17 @@ def look_again(context: Context) -> int:
         with context.transaction() as session:
             near.look_again(session, request_id, at=context.clock())
     return len(waiting)
+
+
+def check_chain(context: Context) -> int:
+    """Recompute the audit chain as far as that is due; return how many events it has come to."""
+    with context.transaction() as session:
+        found = audit.check(session, at=context.clock())
+    if found is None:
+        return 0
+    if found.broken_at is not None:
+        _log.error("audit chain broken", count=found.broken_at)
+    return found.events
 
 
 def bar_records(context: Context) -> int:

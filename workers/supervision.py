@@ -249,7 +249,9 @@ class Supervisor:
             return
         settings = self.context.settings
         with self.context.transaction() as session:
-            if ended is Ended.FAILED:
+            if ended is Ended.FENCED:
+                leases.count_fenced(session, lease.model_id)
+            elif ended is Ended.FAILED:
                 limit = settings.stage_kills_max if code < 0 else settings.stage_attempts_max
                 failures.record(
                     session,

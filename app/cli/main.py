@@ -14,6 +14,7 @@ from app.cli.erasing import hold, job, request
 from app.cli.fleet import fleet
 from app.cli.keys import keys
 from app.cli.log import log
+from app.cli.stats import stats
 from app.cli.suppression import suppression
 from app.cli.training import dataset, model
 from app.cli.webhooks import webhook
@@ -26,7 +27,7 @@ app = typer.Typer(
     help="Lethe erases people's data from trained language models, and shows it.",
     epilog="Exit codes: 0 done, 1 refused or failed, 2 typed wrongly, 3 nobody answers.",
 )
-for command in (operate.up, operate.demo, operate.migrate, operate.account, fleet):
+for command in (operate.up, operate.demo, operate.migrate, operate.account, stats, fleet):
     app.command()(command)
 for name, verb in (
     ("import", bulk.import_requests),

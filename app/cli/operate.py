@@ -92,15 +92,24 @@ def demo(
         raise Stopped(str(failed)) from failed
 
 
-def migrate() -> None:
-    """Bring the database at LETHE_DATABASE_URL to this release's revision.
+def migrate(
+    app_role: Annotated[
+        str | None,
+        typer.Option(
+            help="The role that the service works as, if it does not own the tables; it must exist."
+        ),
+    ] = None,
+) -> None:
+    """Bring the database at LETHE_DATABASE_URL to this release's revision, as who owns it.
 
     Several may run at once; one does the work. `lethe up` does this by itself.
+
+    Example: lethe migrate --app-role lethe_app
     """
     url = Settings().database_url
     if url is None:
         raise Stopped("LETHE_DATABASE_URL is not set")
-    migrations.migrate(url)
+    migrations.migrate(url, app_role=app_role)
     out.print(f"the database is at revision {migrations.head()}")
 
 

@@ -7,6 +7,7 @@ from urllib.parse import quote
 from app.config import Settings
 from app.embedded import servers
 from app.embedded.parts import LOOPBACK, StartFailed, reachable
+from app.storage.migrations import APP_ROLE
 
 SOCKET_PATH_BYTES_MAX = 100
 DATABASE = "lethe"
@@ -61,7 +62,7 @@ def complete(settings: Settings) -> Settings:
     update: dict[str, object] = {
         "home": home,
         "keyring": settings.keys.resolve(),
-        "database_url": settings.database_url or postgres_url(home, DATABASE, DATABASE),
+        "database_url": settings.database_url or postgres_url(home, APP_ROLE, DATABASE),
         "redis_url": settings.redis_url or redis,
         "model_server_url": settings.model_server_url or f"http://{LOOPBACK}:{settings.model_port}",
         "model_admin_url": settings.model_admin_url or f"http://{LOOPBACK}:{settings.model_admin_port}",

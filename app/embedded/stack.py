@@ -143,7 +143,12 @@ class Stack:
             self._await(self._begin(servers.redis(self.home)))
         self._say("migrations")
         assert self.settings.database_url is not None, "the addresses are complete"
-        migrations.migrate(self.settings.database_url)
+        if self._external.database_url is None:
+            # Who owns the tables does not work with them; elsewhere `lethe migrate` sees to that.
+            owner = addresses.postgres_url(self.home, addresses.DATABASE, addresses.DATABASE)
+            migrations.migrate(owner, app_role=migrations.APP_ROLE)
+        else:
+            migrations.migrate(self.settings.database_url)
         self.keys = accounts.ensure(self.settings)
         self._say("API, workers, beat, model server")
         waiting += [self._begin(part) for part in parts.ours(self.settings)]

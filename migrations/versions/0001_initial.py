@@ -431,6 +431,7 @@ def upgrade() -> None:
         sa.Column("lease_epoch", sa.BigInteger(), nullable=False),
         sa.Column("lease_owner", sa.Text(), nullable=True),
         sa.Column("lease_expires_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("fenced", sa.BigInteger(), server_default="0", nullable=False),
         sa.Column("breaker", sa.Text(), nullable=False),
         sa.Column("failed_jobs", sa.Integer(), nullable=False),
         sa.Column("attention", sa.Text(), nullable=True),

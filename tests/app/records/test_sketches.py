@@ -57,7 +57,7 @@ def test_every_record_is_sketched_and_the_index_is_there_only_then(
     dataset = register((write_jsonl if suffix == "jsonl" else write_parquet)(tmp_path / f"p.{suffix}", lines))
     with transaction() as session:
         assert not records.sketched(session)
-        assert [stage for stage in session.scalars(select(Outbox.stage))] == [Stage.SKETCH]
+        assert list(session.scalars(select(Outbox.stage))) == [Stage.SKETCH]
         assert records.to_sketch(session, name=NAME, now=NOON) == [dataset.id]
     assert sketch(transaction, dataset.id) == 30
     sketcher = Sketcher(KEYS.sketch)
