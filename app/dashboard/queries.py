@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from uuid import UUID
 
 from sqlalchemy import ARRAY, BigInteger, Double, Float, cast, extract, func, literal, select, text
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.dialects.postgresql import JSONB, distinct_on
 
 from app.erasure.lifecycle import ENDS, State
 from app.erasure.repository import overdue
@@ -147,7 +147,7 @@ class Operations:
             select(drop.label("drop"))
             .join(Job, Job.id == JobStep.job_id)
             .where(JobStep.stage == "verify")
-            .distinct(Job.model_id)
+            .ext(distinct_on(Job.model_id))
             .order_by(Job.model_id, JobStep.created_at.desc())
             .subquery()
         )

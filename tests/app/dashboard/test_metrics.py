@@ -53,7 +53,7 @@ Told = dict[tuple[str, ...], float]
 def told(caller: Caller) -> tuple[Told, set[str]]:
     families = list(text_string_to_metric_families(caller.client.get("/metrics").text))
     samples = {
-        (sample.name, *sample.labels.values()): sample.value
+        (sample.name, *(value for _, value in sorted(sample.labels.items(), reverse=True))): sample.value
         for family in families
         for sample in family.samples
     }

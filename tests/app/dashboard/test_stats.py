@@ -56,8 +56,6 @@ def test_how_requests_stand_to_their_dates(
     assert (found["open"], found["overdue"], found["due_in_7_days"]) == (1, 1, 0)
     assert (found["answered"], found["answered_late"], found["breaches"]) == (2, 1, 2)
     assert (found["median_days"], found["p90_days"]) == (pytest.approx(18.5), pytest.approx(31.7))
-    clock.advance(days=364)
-    assert sla(officer)["answered"] == 1, "over a year"
 
 
 def test_how_long_requests_stay_where(
