@@ -32,8 +32,9 @@ from app.auth.scopes import Scope
 from app.certificates import endpoints as certificates
 from app.clock import Clock, system_clock
 from app.config import Settings
-from app.erasure import calendars, reading
-from app.erasure import metrics as requests_metrics
+from app.dashboard import endpoints as dashboard
+from app.dashboard import metrics as operations
+from app.erasure import calendars
 from app.erasure.endpoints import bulk as erasure_bulk
 from app.erasure.endpoints import clock as erasure_clock
 from app.erasure.endpoints import decisions as erasure_decisions
@@ -208,6 +209,7 @@ def _mount(app: FastAPI) -> None:
     app.include_router(erasure_exports.router)
     app.include_router(erasure_retention.router)
     app.include_router(imports.router)
+    app.include_router(dashboard.router)
     app.include_router(jobs.router)
     app.include_router(jobs.models)
     app.include_router(verification.router)
@@ -252,10 +254,12 @@ def _health(app: FastAPI, settings: Settings, transaction: Transaction) -> None:
 
     @app.get("/metrics", tags=["Health"], include_in_schema=False)
     def metrics() -> Response:
-        """Say how much of what was answered how fast, and how many requests are where; no ids."""
+        """Say how much of what was answered how fast, how requests stand, and what is stuck; no ids."""
         said = generate_latest(telemetry.registry)
         with suppress(DatabaseError), transaction() as session:
-            said += requests_metrics.exposition(reading.counts(session, now=app.state.clock()))
+            said += operations.exposition(
+                session, lease_seconds=settings.lease_seconds, now=app.state.clock()
+            )
         return Response(said, media_type=CONTENT_TYPE_LATEST)
 
 

@@ -32,10 +32,12 @@ Poke = Callable[["Stage", UUID], None]
 
 
 class Stage(StrEnum):
-    """What can be asked of a worker; the id is a dataset's, a model's, a version's or a job's."""
+    """What can be asked of a worker; the id is of what each stage names."""
 
     REGISTER = "register"
     """Read and register a dataset (dataset id)."""
+    SKETCH = "sketch"
+    """Sketch the records of a registered dataset, to find near duplicates in it (dataset id)."""
     PREPARE = "prepare"
     """Train what a version lacks: itself, its reference models; then serve it (version id)."""
     PLAN = "plan"
@@ -49,6 +51,8 @@ class Stage(StrEnum):
     """Receive the requests of a file, row by row (import id)."""
     CHALLENGE = "challenge"
     """Draw a one-time code and send it to whoever asks (challenge id)."""
+    SEARCH = "search"
+    """Look for near duplicates of what a request concerns (request id)."""
     AUDIT = "audit"
     """Look deeper into what was certified (audit id); nobody rings for it, the sweeper finds it."""
 
@@ -56,7 +60,15 @@ class Stage(StrEnum):
     def queue(self) -> str:
         """Return the queue whose workers may run this stage."""
         match self:
-            case Stage.REGISTER | Stage.IMPORT | Stage.CHALLENGE | Stage.PUBLISH | Stage.CONCLUDE:
+            case (
+                Stage.REGISTER
+                | Stage.SKETCH
+                | Stage.IMPORT
+                | Stage.CHALLENGE
+                | Stage.SEARCH
+                | Stage.PUBLISH
+                | Stage.CONCLUDE
+            ):
                 return "io"
             case Stage.CERTIFY:
                 return "signing"

@@ -18,12 +18,14 @@ def run() -> None:
     """Bring the database to the wanted revision."""
     url = context.config.attributes.get("url") or os.environ["LETHE_DATABASE_URL"]
     engine = connect(url, statement_seconds=60)
-    with engine.connect() as connection:
-        context.configure(connection=connection, target_metadata=Base.metadata, compare_type=True)
-        with context.begin_transaction():
-            connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
-            context.run_migrations()
-    engine.dispose()
+    try:
+        with engine.connect() as connection:
+            context.configure(connection=connection, target_metadata=Base.metadata, compare_type=True)
+            with context.begin_transaction():
+                connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
+                context.run_migrations()
+    finally:
+        engine.dispose()
 
 
 run()

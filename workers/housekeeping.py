@@ -10,6 +10,7 @@ from uuid import UUID
 
 from app import processes, queue, telemetry
 from app.audit import archive
+from app.audit import service as audit
 from app.auth import sessions
 from app.certificates import heads, publishing, revoking, stamping
 from app.certificates import service as certificates
@@ -19,6 +20,7 @@ from app.config import Settings
 from app.erasure import holds, identity, timing
 from app.erasure.forgetting import epochs, purge
 from app.erasure.lifecycle import STAGES
+from app.erasure.near import service as near
 from app.http import ids, receipts
 from app.http.outbound import Reach
 from app.intake import callbacks, processor
@@ -28,7 +30,9 @@ from app.intake.signing import Processor
 from app.jobs import scheduling
 from app.queue import Stage
 from app.records import forgetting as records
+from app.records import service as datasets
 from app.records import suppression
+from app.records.sketching import Sketcher
 from app.registry import service as registry
 from app.registry import weights
 from app.serving import service as serving
@@ -50,6 +54,8 @@ def sweep(context: Context) -> None:
         ship_chain,
         warn_of_deadlines,
         end_holds,
+        look_again,
+        check_chain,
         bar_records,
         sign_statements,
         sequence_log,
@@ -85,6 +91,9 @@ def due(context: Context) -> list[tuple[Stage, UUID]]:
             (Stage.CHALLENGE, challenge_id) for challenge_id in identity.due(session, now=context.clock())
         ]
         due += [(Stage.IMPORT, import_id) for import_id in bulk.due(session, now=context.clock())]
+        due += [(Stage.SEARCH, request_id) for request_id in near.due(session, now=context.clock())]
+        name = Sketcher(context.keyring.sketch).name
+        due += [(Stage.SKETCH, id_) for id_ in datasets.to_sketch(session, name=name, now=context.clock())]
         return [*due, *((Stage.AUDIT, audit_id) for audit_id in audits.due(session))]
 
 
@@ -111,6 +120,27 @@ def end_holds(context: Context) -> int:
         with context.transaction() as session:
             ended += holds.expire(session, hold_id, now=context.clock())
     return ended
+
+
+def look_again(context: Context) -> int:
+    """Search again for the requests for which an index was away that is there now; return how many."""
+    with context.transaction() as session:
+        waiting = near.to_look_at_again(session)
+    for request_id in waiting:
+        with context.transaction() as session:
+            near.look_again(session, request_id, at=context.clock())
+    return len(waiting)
+
+
+def check_chain(context: Context) -> int:
+    """Recompute the audit chain as far as that is due; return how many events it has come to."""
+    with context.transaction() as session:
+        found = audit.check(session, at=context.clock())
+    if found is None:
+        return 0
+    if found.broken_at is not None:
+        _log.error("audit chain broken", count=found.broken_at)
+    return found.events
 
 
 def bar_records(context: Context) -> int:

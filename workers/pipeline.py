@@ -31,6 +31,7 @@ from app.config import Settings
 from app.erasure import calendars, identity
 from app.erasure import service as erasure
 from app.erasure.courier import courier
+from app.erasure.near import comparing
 from app.errors import LeaseLost, Problem, Unavailable
 from app.failpoints import reach
 from app.intake.bulk import service as bulk
@@ -39,7 +40,7 @@ from app.jobs import service as jobs
 from app.jobs.lifecycle import JobKind, JobStage
 from app.jobs.views import JobView
 from app.queue import Stage
-from app.records import ingestion
+from app.records import ingestion, sketches
 from app.records import service as records
 from app.records.content import canonical
 from app.records.reading import DatasetChanged
@@ -81,6 +82,15 @@ def register(dataset_id: UUID, epoch: int, context: Context) -> None:
     )
 
 
+def sketch(dataset_id: UUID, epoch: int, context: Context) -> None:
+    """Sketch the records of a registered dataset, so that near duplicates are found in it."""
+    del epoch  # one pass at a time by compare-and-set of its place
+    keys = context.keyring
+    sketches.sketch(
+        context.transaction, dataset_id, sketch_key=keys.sketch, content_key=keys.content, clock=context.clock
+    )
+
+
 def receive(import_id: UUID, epoch: int, context: Context) -> None:
     """Receive the requests of a file, row by row, from the first on that has no outcome."""
     del epoch  # one worker at a time by the lock on its row
@@ -104,6 +114,14 @@ def challenge(challenge_id: UUID, epoch: int, context: Context) -> None:
             secret=context.keyring.api,
             clock=context.clock,
         )
+    )
+
+
+def search(request_id: UUID, epoch: int, context: Context) -> None:
+    """Look for near duplicates of what a request concerns, and propose them to a person."""
+    del epoch  # whoever concludes first does
+    comparing.compare(
+        context.transaction, request_id, content_key=context.keyring.content, clock=context.clock
     )
 
 
@@ -454,6 +472,7 @@ def _show_version(context: Context, version_id: UUID, body: dict[str, object]) -
 
 STAGES: dict[Stage, Callable[[UUID, int, Context], None]] = {
     Stage.REGISTER: register,
+    Stage.SKETCH: sketch,
     Stage.PREPARE: prepare,
     Stage.PLAN: plan,
     Stage.UNLEARN: unlearn,
@@ -464,6 +483,7 @@ STAGES: dict[Stage, Callable[[UUID, int, Context], None]] = {
     Stage.AUDIT: audit.hold,
     Stage.IMPORT: receive,
     Stage.CHALLENGE: challenge,
+    Stage.SEARCH: search,
 }
 
 

@@ -153,7 +153,7 @@ class Supervisor:
     def _place(self, stage: Stage, id_: UUID, *, wait: bool) -> Iterator[bool]:
         """Hold the device of a gpu stage, or a dataset; nothing else is ever in the way."""
         locks = self.context.settings.home / "locks"
-        if stage is Stage.REGISTER:
+        if stage in {Stage.REGISTER, Stage.SKETCH}:
             with processes.exclusive(locks / f"dataset-{id_}") as free:
                 yield free
         elif stage.queue != "gpu":
@@ -249,7 +249,9 @@ class Supervisor:
             return
         settings = self.context.settings
         with self.context.transaction() as session:
-            if ended is Ended.FAILED:
+            if ended is Ended.FENCED:
+                leases.count_fenced(session, lease.model_id)
+            elif ended is Ended.FAILED:
                 limit = settings.stage_kills_max if code < 0 else settings.stage_attempts_max
                 failures.record(
                     session,

@@ -1204,3 +1204,43 @@ class DatabaseRestored(Event):
     copied: int
     requests_lost: int
     at: datetime
+
+
+# Near duplicates, of app.records and app.erasure.near
+
+
+@dataclass(frozen=True)
+class DatasetSketched(Event):
+    """Near duplicates can be sought among the records of a dataset."""
+
+    KIND: ClassVar[str] = "dataset.sketched"
+
+    dataset: UUID
+    records: int
+    at: datetime
+
+
+@dataclass(frozen=True)
+class NearDuplicatesSought(Event):
+    """Near duplicates of a request's records were sought: of how many, how many are proposed to a person."""
+
+    KIND: ClassVar[str] = "request.compared"
+
+    request: UUID
+    records: int
+    proposed: int
+    record_set_hash: str
+    at: datetime
+
+
+@dataclass(frozen=True)
+class ProposalsDecided(Event):
+    """A person adopted near duplicates, or declined them; or goes on without having looked (`waived`)."""
+
+    KIND: ClassVar[str] = "request.proposals"
+
+    request: UUID
+    principal: UUID
+    decision: str
+    records: int
+    at: datetime

@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator, Sequence
 
-from sqlalchemy import func, literal, select
+from sqlalchemy import func, literal, select, true
 
 from app.storage.database import Session
-from app.tables import AuditEvent, AuditHead, StatedHead
+from app.tables import AuditCheck, AuditEvent, AuditHead, StatedHead
 
 BATCH_ROWS = 1_000
 
@@ -34,6 +34,22 @@ class AuditChain:
         """Return the hash of one event, None if there is none."""
         return self.session.scalars(select(AuditEvent.hash).where(AuditEvent.seq == seq)).one_or_none()
 
+    def committed(self) -> tuple[int, bytes]:
+        """Return the last sequence number that is committed and its hash, without waiting for who writes."""
+        row = self.session.execute(select(AuditHead.seq, AuditHead.hash).where(AuditHead.id == 1)).one()
+        return row[0], bytes(row[1])
+
+    def checked(self) -> AuditCheck | None:
+        """Return how far the chain was recomputed, locked until the commit; None if it never was."""
+        return self.session.scalars(
+            select(AuditCheck).where(AuditCheck.id == 1).with_for_update()
+        ).one_or_none()
+
+    def put_check(self, check: AuditCheck) -> None:
+        """Keep how far the chain was recomputed, and whether it held."""
+        self.session.merge(check)
+        self.session.flush()
+
     def append(self, head: AuditHead, rows: Sequence[AuditEvent]) -> None:
         """Insert the rows, in order, and let the locked head follow the last."""
         head.seq, head.hash = rows[-1].seq, rows[-1].hash
@@ -55,10 +71,11 @@ class AuditChain:
             select(AuditEvent).where(AuditEvent.seq > after).order_by(AuditEvent.seq).limit(limit)
         ).all()
 
-    def links(self) -> Iterator[tuple[int, bytes, bytes, bytes]]:
-        """Yield sequence number, body, hash and previous hash of the whole chain, in constant memory."""
+    def links(self, *, after: int = 0, until: int | None = None) -> Iterator[tuple[int, bytes, bytes, bytes]]:
+        """Yield sequence number, body, hash and previous hash of the chain, in constant memory."""
         with self.session.execute(
             select(AuditEvent.seq, AuditEvent.body, AuditEvent.hash, AuditEvent.prev_hash)
+            .where(AuditEvent.seq > after, true() if until is None else AuditEvent.seq <= until)
             .order_by(AuditEvent.seq)
             .execution_options(yield_per=BATCH_ROWS)
         ) as found:

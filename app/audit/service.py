@@ -8,7 +8,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import rfc8785
@@ -17,11 +17,12 @@ from app.audit.events import Event
 from app.audit.repository import AuditChain, StatedHeads
 from app.http import ids
 from app.storage.database import Session, before_commit
-from app.tables import AuditEvent, StatedHead
+from app.tables import AuditCheck, AuditEvent, StatedHead
 
 START = bytes(32)
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 PAGE_ROWS_MAX = 200
+CHECK_EVERY, CHECK_WHOLE_EVERY = timedelta(hours=1), timedelta(days=1)
 PREFIXES = {
     "request": "er",
     "model": "mdl",
@@ -94,9 +95,7 @@ def settle(session: Session) -> None:
 
 def head(session: Session) -> tuple[int, bytes]:
     """Return the last committed sequence number and its hash."""
-    chain = AuditChain(session)
-    seq = chain.last()
-    return seq, chain.hash_of(seq) or START
+    return AuditChain(session).committed()
 
 
 def last_stated(session: Session) -> StatedHead | None:
@@ -157,6 +156,31 @@ def verify(session: Session) -> Verification:
     return Verification(events=seq, head=last.hex(), stated=agree, broken_at=broken_at)
 
 
+def check(session: Session, *, at: datetime) -> Verification | None:
+    """Recompute what came since the last check, each hour; once a day, and after a break, all of it.
+
+    Nobody who writes waits for it: what is committed up to the head that it finds never changes. Returns
+    None if it is not due.
+    """
+    chain = AuditChain(session)
+    known = chain.checked()
+    if known is not None and at - known.checked_at < CHECK_EVERY:
+        return None
+    whole = known is None or known.broken_at is not None or at - known.whole_at >= CHECK_WHOLE_EVERY
+    start = (0, START) if whole or known is None else (known.seq, bytes(known.hash))
+    head = chain.committed()
+    stated = StatedHeads(session).hashes()
+    seq, last, broken_at = _walk(chain.links(after=start[0], until=head[0]), stated, *start)
+    if broken_at is None and ((seq, last) != head or max(stated, default=0) > seq):
+        broken_at = min(seq, head[0]) + 1
+    whole_at = at if whole or known is None else known.whole_at
+    chain.put_check(
+        AuditCheck(id=1, seq=seq, hash=last, broken_at=broken_at, checked_at=at, whole_at=whole_at)
+    )
+    agree = sum(each <= seq for each in stated)
+    return Verification(events=seq, head=last.hex(), stated=agree, broken_at=broken_at)
+
+
 def link(seq: int, previous: bytes, body: bytes) -> bytes:
     """Return the hash of event `seq`, which binds it to everything before."""
     assert seq > 0
@@ -208,10 +232,12 @@ def _microseconds(at: datetime) -> int:
 
 
 def _walk(
-    links: Iterable[tuple[int, bytes, bytes, bytes]], stated: Mapping[int, bytes]
+    links: Iterable[tuple[int, bytes, bytes, bytes]],
+    stated: Mapping[int, bytes],
+    last_seq: int = 0,
+    last: bytes = START,
 ) -> tuple[int, bytes, int | None]:
     """Return the last sequence number and hash that hold, and where the chain breaks."""
-    last_seq, last = 0, START
     for seq, body, own, previous in links:
         follows = seq == last_seq + 1 and previous == last and own == link(seq, last, body)
         if not follows or stated.get(seq, own) != own:

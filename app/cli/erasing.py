@@ -143,6 +143,7 @@ def show_request(
     api, here = Api("officer"), f"/v1/erasure-requests/{request_id}"
     if records:
         columns = {"id": "record", "dataset": "dataset", "action": "action", "ground": "ground"}
+        columns |= {"near": "near to", "jaccard": "jaccard"}
         table(api.after(f"{here}/records", key=_record_number), columns | {"erased_at": "erased at"})
     elif events:
         table(api.after(f"{here}/events", key=_sequence), {"seq": "number", "kind": "what"})
@@ -200,12 +201,29 @@ def send_back_request(request_id: RequestId) -> None:
 
 
 @request.command("resolve")
-def resolve_request(request_id: RequestId) -> None:
-    """Search again for what a request concerns; approvals of it are void.
+def resolve_request(
+    request_id: RequestId,
+    near: Annotated[
+        str | None,
+        typer.Option(
+            help="What becomes of near duplicates that are proposed: adopt, decline; or waive them."
+        ),
+    ] = None,
+    record: Annotated[
+        list[str] | None, typer.Option(metavar="REC_ID", help="Only this one; may be repeated.")
+    ] = None,
+) -> None:
+    """Search again for what a request concerns, or decide on near duplicates; approvals of it are void.
 
-    Example: lethe request resolve er_01k...
+    Which records are proposed, and how near they are: lethe request show er_01k... --records
+
+    Example: lethe request resolve er_01k... --near adopt --record rec_1044
     """
-    _act("officer", request_id, "resolutions")
+    if near is None:
+        _act("officer", request_id, "resolutions")
+        return
+    body: dict[str, Any] = {"near_duplicates": near}
+    _act("officer", request_id, "resolutions", body if not record else body | {"records": record})
 
 
 @request.command("release")
@@ -484,6 +502,7 @@ def _show_request(body: dict[str, Any]) -> None:
     }
     lines["records"] = body["records_matched"]
     lines["kept"] = body.get("records_exempt") or None
+    lines["near duplicates"] = _near(body)
     lines["received"], lines["due on"] = body["received_at"], body["due_on"]
     flags = {"overdue": "overdue", "clock_paused": "clock stands still", "legal_hold": "on legal hold"}
     lines["flags"] = ", ".join(said for name, said in flags.items() if body.get(name)) or None
@@ -497,6 +516,15 @@ def _show_request(body: dict[str, Any]) -> None:
         said = f"{target['outcome'] or target['stage']}{certificate}{held}"
         lines[f"model {number}"] = f"{target['model']}: {said}"
     show(body, lines)
+
+
+def _near(body: dict[str, Any]) -> str | None:
+    """Return what there is to say of near duplicates: nothing, where they were sought and none was found."""
+    adopted, undecided = body.get("records_near"), body.get("proposals_open")
+    said = [f"{adopted} adopted"] if adopted else []
+    said += [f"{undecided} to decide on"] if undecided else []
+    away = body.get("indexes", {}).get("near_duplicates", "searched")
+    return ", ".join(said + ([] if away == "searched" else [away])) or None
 
 
 def _show_hold(body: dict[str, Any]) -> None:

@@ -17,6 +17,7 @@ from app.cli.keys import keys
 from app.cli.log import log
 from app.cli.retention import retention
 from app.cli.sessions import sessions
+from app.cli.stats import stats
 from app.cli.suppression import suppression
 from app.cli.training import dataset, model
 from app.cli.webhooks import webhook
@@ -35,6 +36,7 @@ for command in (
     operate.migrate,
     operate.restore_check,
     operate.account,
+    stats,
     fleet,
     retention,
 ):

@@ -6,6 +6,7 @@ policy it came in under, and each approval's audit event has the digest.
 
 import tomllib
 from collections.abc import Collection
+from decimal import Decimal
 from functools import cache
 from hashlib import sha256
 from importlib.resources import files
@@ -33,20 +34,38 @@ class Rule(BaseModel):
     """Applies only to more records than that; None: to any number."""
     grounds: frozenset[str] | None = None
     """Applies only where a record is exempt on one of these grounds; None: to every request."""
+    near_duplicates: bool = False
+    """Applies only where a person adopted near duplicates into the set."""
     people: PositiveInt
     level: Level = LEVELS[0]
     of_level: NonNegativeInt = 0
     """How many of the people must have at least this level."""
 
-    def applies(self, records: int, grounds: Collection[str]) -> bool:
+    def applies(self, records: int, grounds: Collection[str], *, near: bool) -> bool:
         """Return whether a request of so many records, exempt on these grounds, falls under the rule."""
         many = self.records_over is None or records > self.records_over
-        return many and (self.grounds is None or not self.grounds.isdisjoint(grounds))
+        return (
+            many
+            and (near or not self.near_duplicates)
+            and (self.grounds is None or not self.grounds.isdisjoint(grounds))
+        )
 
     def met(self, given: Collection[str]) -> bool:
         """Return whether approvals of these levels are enough for it."""
         high = sum(LEVELS.index(_level(each)) >= LEVELS.index(self.level) for each in given)
         return len(given) >= self.people and high >= self.of_level
+
+
+class NearDuplicates(BaseModel):
+    """Whether near duplicates are sought, and which of them are shown to a person."""
+
+    model_config = _STRICT
+
+    search: bool
+    jaccard_least: Annotated[Decimal, Field(gt=0, le=1)]
+    """The exact index from which on a record is proposed; the banding finds few below a half."""
+    proposals_most: Annotated[int, Field(ge=1, le=10_000)]
+    """At once; the others come once these are decided."""
 
 
 class RequestsPolicy(BaseModel):
@@ -60,6 +79,7 @@ class RequestsPolicy(BaseModel):
     attention_days: PositiveInt
     """From so many days before the date on, a person is asked for."""
     hold_days_longest: PositiveInt
+    near_duplicates: NearDuplicates
     approvals: Annotated[tuple[Rule, ...], Field(min_length=1)]
 
     @property
@@ -70,19 +90,21 @@ class RequestsPolicy(BaseModel):
             rule["grounds"] = sorted(rule["grounds"]) if rule["grounds"] is not None else None
         return sha256(canonical.encode(plain)).hexdigest()
 
-    def rules_for(self, records: int, grounds: Collection[str]) -> tuple[Rule, ...]:
+    def rules_for(self, records: int, grounds: Collection[str], *, near: bool) -> tuple[Rule, ...]:
         """Return every rule that a request falls under; all of them must be met."""
-        found = tuple(rule for rule in self.approvals if rule.applies(records, grounds))
+        found = tuple(rule for rule in self.approvals if rule.applies(records, grounds, near=near))
         assert found, "some rule applies to every request, or nobody would have to agree"
         return found
 
-    def enough(self, given: Collection[str], *, records: int, grounds: Collection[str]) -> bool:
+    def enough(
+        self, given: Collection[str], *, records: int, grounds: Collection[str], near: bool = False
+    ) -> bool:
         """Return whether approvals of these levels are enough for such a request."""
-        return all(rule.met(given) for rule in self.rules_for(records, grounds))
+        return all(rule.met(given) for rule in self.rules_for(records, grounds, near=near))
 
-    def people_needed(self, *, records: int, grounds: Collection[str]) -> int:
+    def people_needed(self, *, records: int, grounds: Collection[str], near: bool = False) -> int:
         """Return how many people such a request needs at least."""
-        return max(max(rule.people, rule.of_level) for rule in self.rules_for(records, grounds))
+        return max(max(rule.people, rule.of_level) for rule in self.rules_for(records, grounds, near=near))
 
 
 @cache
@@ -92,9 +114,10 @@ def load(name: str) -> RequestsPolicy:
         raise KeyError(name)
     text = (files(__package__) / "policies" / f"{name}.toml").read_text(encoding="utf-8")
     policy = RequestsPolicy.model_validate(tomllib.loads(text))
-    assert any(rule.records_over is None and rule.grounds is None for rule in policy.approvals), (
-        "one rule is for every request"
-    )
+    assert any(
+        rule.records_over is None and rule.grounds is None and not rule.near_duplicates
+        for rule in policy.approvals
+    ), "one rule is for every request"
     assert list(policy.warn_days) == sorted(set(policy.warn_days), reverse=True), "the farthest first"
     return policy
 

@@ -27,10 +27,14 @@ FOUND_MAX = 200
 
 @dataclass(frozen=True, kw_only=True)
 class NamedRecord:
-    """A record that a request names: where it is from and what becomes of it; never what it says."""
+    """A record that a request names, or that is proposed to it; never what it says."""
 
     id: int
     dataset: UUID
+    named: bool
+    declined: bool
+    near: int | None
+    jaccard: float | None
     exempt: str | None
     erased_at: datetime | None
 
@@ -134,12 +138,21 @@ def history(session: Session, request_id: UUID, *, after: int, limit: int) -> li
 
 
 def records(session: Session, request_id: UUID, *, after: int, limit: int) -> list[NamedRecord]:
-    """Return the records that a request names, by id; `Gone` once it is purged."""
+    """Return the records that a request names and those near to one, by id; `Gone` once it is purged."""
     if _known(session, request_id).purged_at is not None:
         raise Gone("which records it named is forgotten", code="purged")
     found = ErasureRequests(session).records_page(request_id, after=after, limit=limit)
     return [
-        NamedRecord(id=row.id, dataset=row.dataset_id, exempt=row.exempt, erased_at=row.erased_at)
+        NamedRecord(
+            id=row["id"],
+            dataset=row["dataset_id"],
+            named=row["named"],
+            declined=row["decision"] == "declined",
+            near=row["near_id"],
+            jaccard=row["jaccard"],
+            exempt=row["exempt"],
+            erased_at=row["erased_at"],
+        )
         for row in found
     ]
 

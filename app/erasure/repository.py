@@ -9,6 +9,7 @@ from sqlalchemy import (
     ColumnElement,
     Date,
     Row,
+    RowMapping,
     Select,
     and_,
     cast,
@@ -36,6 +37,7 @@ from app.tables import (
     IdentityChallenge,
     IdentityKnock,
     Record,
+    RequestProposal,
     RequestRecord,
     RequestTarget,
 )
@@ -224,17 +226,40 @@ class ErasureRequests:
             .order_by(Record.id)
         ).all()
 
-    def records_page(
-        self, request_id: UUID, *, after: int, limit: int
-    ) -> Sequence[Row[int, UUID, str, datetime | None, str | None]]:
-        """Return a page of the same, by id."""
-        return self.session.execute(
-            select(Record.id, Record.dataset_id, Record.arm, Record.erased_at, RequestRecord.exempt)
-            .join(RequestRecord, RequestRecord.record_id == Record.id)
-            .where(RequestRecord.request_id == request_id, Record.id > after)
-            .order_by(Record.id)
-            .limit(limit)
-        ).all()
+    def records_page(self, request_id: UUID, *, after: int, limit: int) -> Sequence[RowMapping]:
+        """Return a page of the same and of what is proposed, by id: nearest to which, and how near."""
+        named = select(RequestRecord.record_id, RequestRecord.exempt).where(
+            RequestRecord.request_id == request_id, RequestRecord.record_id > after
+        )
+        proposed = select(
+            RequestProposal.record_id,
+            RequestProposal.near_id,
+            RequestProposal.jaccard,
+            RequestProposal.decision,
+        ).where(RequestProposal.request_id == request_id, RequestProposal.record_id > after)
+        one, other = named.subquery(), proposed.subquery()
+        both = one.join(other, one.c.record_id == other.c.record_id, full=True)
+        id_ = func.coalesce(one.c.record_id, other.c.record_id)
+        return (
+            self.session.execute(
+                select(
+                    Record.id,
+                    Record.dataset_id,
+                    Record.erased_at,
+                    one.c.exempt,
+                    one.c.record_id.is_not(None).label("named"),
+                    other.c.near_id,
+                    other.c.jaccard,
+                    other.c.decision,
+                )
+                .select_from(both)
+                .join(Record, Record.id == id_)
+                .order_by(Record.id)
+                .limit(limit)
+            )
+            .mappings()
+            .all()
+        )
 
     def exempt(
         self, request_id: UUID, record_ids: Collection[int] | None, *, ground: str | None, by: UUID | None

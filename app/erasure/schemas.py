@@ -41,6 +41,7 @@ TEXT_MAX = 4000
 STRICT = ConfigDict(extra="forbid", hide_input_in_errors=True)
 HOLD_DAYS_MAX = policy.load("default").hold_days_longest
 
+IndexState = Literal["searched", "searching", "unavailable", "waived", "off"]
 IdentifierType = Annotated[str, StringConstraints(pattern=content.TYPE_PATTERN)]
 
 
@@ -208,6 +209,33 @@ class ExemptionIn(BaseModel):
         return None if self.records is None else [int(each.removeprefix("rec_")) for each in self.records]
 
 
+class ResolutionIn(BaseModel):
+    """What becomes of near duplicates that are proposed: of these, or of all that nobody has decided on.
+
+    `waive` goes on without them where they cannot be sought; it takes no records.
+    """
+
+    model_config = example(
+        {"near_duplicates": "adopt", "records": ["rec_1044"]},
+        {"near_duplicates": "decline"},
+        {"near_duplicates": "waive"},
+    )
+
+    near_duplicates: Literal["adopt", "decline", "waive"]
+    records: Annotated[list[RecordId], Field(min_length=1, max_length=RECORD_IDS_MAX)] | None = None
+
+    @model_validator(mode="after")
+    def waived_as_a_whole(self) -> Self:
+        """Take no records where nothing is known of any."""
+        if self.near_duplicates == "waive" and self.records is not None:
+            raise PydanticCustomError("waive_takes_no_records", "waive takes no records")
+        return self
+
+    def ids(self) -> list[int] | None:
+        """Return the rows' ids."""
+        return None if self.records is None else [int(each.removeprefix("rec_")) for each in self.records]
+
+
 class ExtensionIn(BaseModel):
     """Why it takes longer, and that the person was told so inside the first month (Art. 12(3))."""
 
@@ -333,6 +361,9 @@ SHOWN: dict[str, Any] = {
     "approvals": 0,
     "approvals_needed": 1,
     "records_exempt": 0,
+    "records_near": 0,
+    "proposals_open": 0,
+    "indexes": {"subjects": "searched", "near_duplicates": "searched"},
     "ground": None,
     "notified_on": None,
     "concluded_at": None,
@@ -405,6 +436,12 @@ class RequestOut(Receipt):
     approvals: int
     approvals_needed: int
     records_exempt: int
+    records_near: int
+    """Of the records, how many were adopted as near duplicates of others."""
+    proposals_open: int
+    """Near duplicates that nobody has decided on; until then it is not approved."""
+    indexes: dict[str, IndexState]
+    """Where was looked: with one `unavailable`, nothing found is not said."""
     ground: str | None
     notified_on: date | None
     """When the person was told of a refusal, in whole or in part."""
@@ -456,12 +493,16 @@ class CertificateLink(BaseModel):
 
 
 class RecordOut(BaseModel):
-    """A record that a request names, and what becomes of it; never what it says."""
+    """A record that a request names, or that is near to one of these; never what it says."""
 
     id: RecordId
     dataset: DatasetId
-    action: Literal["erase", "exempt"]
+    action: Literal["erase", "exempt", "proposed", "declined"]
     ground: str | None
+    near: RecordId | None
+    """The record that it is nearest to, where it came as a near duplicate."""
+    jaccard: float | None
+    """How much of their shingles both share, from 0 to 1."""
     erased_at: datetime | None
 
 
@@ -540,6 +581,9 @@ def shown(view: View, now: datetime) -> RequestOut:
         approvals=view.approvals,
         approvals_needed=view.approvals_needed,
         records_exempt=request.records_exempt,
+        records_near=request.records_near,
+        proposals_open=request.proposals_open,
+        indexes=request.indexes,
         ground=request.ground,
         notified_on=request.notified_on,
         concluded_at=request.concluded_at,
@@ -592,10 +636,18 @@ def record_out(record: NamedRecord) -> RecordOut:
     return RecordOut(
         id=f"rec_{record.id}",
         dataset=record.dataset,
-        action="erase" if record.exempt is None else "exempt",
+        action=_action(record),
         ground=record.exempt,
+        near=None if record.near is None else f"rec_{record.near}",
+        jaccard=None if record.jaccard is None else round(record.jaccard, 3),
         erased_at=record.erased_at,
     )
+
+
+def _action(record: NamedRecord) -> Literal["erase", "exempt", "proposed", "declined"]:
+    if not record.named:
+        return "declined" if record.declined else "proposed"
+    return "erase" if record.exempt is None else "exempt"
 
 
 def pause_out(pause: ClockPause) -> PauseOut:

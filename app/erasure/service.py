@@ -149,7 +149,12 @@ def approve(
     rules, level = policy.load(request.policy), policy.level_of(by.scopes)
     if notice is not None and current.grounds:
         _tell_of_refusal(session, request, notice, by=by, at=at)
-    enough = rules.enough([*given.values(), level], records=request.records_matched, grounds=current.grounds)
+    enough = rules.enough(
+        [*given.values(), level],
+        records=request.records_matched,
+        grounds=current.grounds,
+        near=bool(request.records_near),
+    )
     if enough and current.grounds and request.notified_on is None:
         raise Conflict("the person must be told what is kept and why", code="notice-missing")
     requests.approve(request.id, by.principal_id, record_set_hash, level=level)
@@ -446,12 +451,7 @@ def _approvable(
     steps.second_person(request, by)
     if auth.hands_out_keys(session, by):
         raise Forbidden("who hands out keys does not approve", code="admin-cannot-approve")
-    if request.state == State.TRIAGE and request.legal_hold:
-        raise Conflict("the request stands under a hold", code="on-hold")
-    if request.state != State.AWAITING_APPROVAL:
-        raise Conflict(f"the request is {request.state}", code="not-possible-now")
-    if request.clock_paused:
-        raise Conflict("it is in doubt who asks", code="identity-doubted")
+    _ready(request)
     if record_set_hash != request.record_set_hash:
         raise Conflict("this is not the hash of the request's records", code="record-set-stale")
     current = matching.record_set(session, request)
@@ -462,6 +462,20 @@ def _approvable(
     if by.principal_id in ErasureRequests(session).exempted_by(request.id):
         raise Forbidden("this needs somebody else than who proposed to keep records", code="four-eyes")
     return current
+
+
+def _ready(request: ErasureRequest) -> None:
+    """Refuse an approval of what is not ready to be approved, and say what it waits for."""
+    if request.state == State.TRIAGE and request.legal_hold:
+        raise Conflict("the request stands under a hold", code="on-hold")
+    if request.state == State.TRIAGE and request.proposals_open:
+        raise Conflict("near duplicates are proposed; decide on them first", code="proposals-undecided")
+    if request.state == State.TRIAGE and "searching" in request.indexes.values():
+        raise Conflict("near duplicates are still being sought", code="search-open")
+    if request.state != State.AWAITING_APPROVAL:
+        raise Conflict(f"the request is {request.state}", code="not-possible-now")
+    if request.clock_paused:
+        raise Conflict("it is in doubt who asks", code="identity-doubted")
 
 
 def _tell_of_refusal(

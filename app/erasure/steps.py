@@ -15,14 +15,18 @@ from app.auth.service import Caller
 from app.erasure import calendars, deadlines, matching, policy
 from app.erasure.calendars import Calendar
 from app.erasure.lifecycle import STAGES, State, advance, weakest
+from app.erasure.near import looking
+from app.erasure.near.looking import Standing
 from app.erasure.repository import ErasureRequests, Holds
 from app.errors import Conflict, Forbidden, Invalid, NotFound
-from app.records import service as records
 from app.storage.database import Session
 from app.tables import ErasureRequest, RequestTarget
 
 NOT_TRAINED = "not_trained"
 PARTIAL = "partial"
+
+INDEX_UNAVAILABLE = "index_unavailable"
+NEAR_DUPLICATES = "near_duplicates"
 
 Expected = Collection[int] | None
 """The versions that a caller has seen; None: whichever it is."""
@@ -96,7 +100,9 @@ def approvals_needed(session: Session, request: ErasureRequest) -> int:
         grounds = request.grounds_kept or ()
     elif request.records_exempt:
         grounds = ErasureRequests(session).grounds(request.id)
-    return policy.load(request.policy).people_needed(records=request.records_matched, grounds=grounds)
+    return policy.load(request.policy).people_needed(
+        records=request.records_matched, grounds=grounds, near=bool(request.records_near)
+    )
 
 
 def target_of(session: Session, request: ErasureRequest, model_id: UUID) -> RequestTarget:
@@ -166,18 +172,34 @@ def locate(session: Session, request: ErasureRequest, *, at: datetime) -> None:
         session,
         events.RecordsLocated(request.id, len(current.records), len(current.models), current.hash.hex(), at),
     )
-    if current.records:
+    standing = looking.look(session, request, current, at=at)
+    if standing is Standing.UNDECIDED:
+        _wait(session, request, NEAR_DUPLICATES, at=at)
+    elif standing is Standing.AWAY:
+        _wait(session, request, INDEX_UNAVAILABLE, at=at)
+    elif standing is Standing.SEARCHING:
+        request.attention = None
+        touch(session, request)
+    elif current.records:
         request.attention = None
         if request.legal_hold:
             touch(session, request)
         else:
             move(session, request, State.AWAITING_APPROVAL, at=at)
-    elif records.unsearched(session):
+    elif standing is Standing.MISSING:
         # "Nothing found" must never be said about a place in which we could not look.
-        attend(session, request, "index_unavailable", at=at)
+        _wait(session, request, INDEX_UNAVAILABLE, at=at)
     else:
         request.attention, request.concluded_at = None, at
         move(session, request, State.NO_MATCH, at=at)
+
+
+def _wait(session: Session, request: ErasureRequest, reason: str, *, at: datetime) -> None:
+    """Leave a request in triage to a person; it is another version, asked for before or not."""
+    if request.attention == reason:
+        touch(session, request)
+    else:
+        attend(session, request, reason, at=at)
 
 
 def reopen(session: Session, request: ErasureRequest, *, at: datetime) -> None:

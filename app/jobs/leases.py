@@ -23,6 +23,11 @@ def release(session: Session, model_id: UUID, *, epoch: int) -> None:
     Leases(session).release(model_id, epoch=epoch)
 
 
+def count_fenced(session: Session, model_id: UUID) -> None:
+    """Keep that a stage lost its lease, for the metrics."""
+    Leases(session).count_fenced(model_id)
+
+
 def paused(session: Session, model_id: UUID) -> bool:
     """Return whether the model's breaker is open: nothing is begun before somebody resumes it."""
     return Jobs(session).model(model_id).breaker == "open"

@@ -66,6 +66,10 @@ class Leases:
         """Give the model back at once."""
         return self._touch(model_id, epoch, None)
 
+    def count_fenced(self, model_id: UUID) -> None:
+        """Count a stage whose lease was lost."""
+        self.session.execute(update(Model).where(Model.id == model_id).values(fenced=Model.fenced + 1))
+
     def _touch(self, model_id: UUID, epoch: int, until: Any) -> bool:
         result = self.session.execute(
             update(Model)

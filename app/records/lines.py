@@ -129,6 +129,11 @@ class Line(_Part):
         return Passage(prompt=self.prompt or "", completion=self.text or self.completion or "")
 
     @property
+    def said(self) -> str:
+        """Return all that it says as one text, to be compared with others."""
+        return f"{self.prompt or ''}\n{self.text or self.completion or ''}"
+
+    @property
     def content(self) -> dict[str, str]:
         """Return the fields that are the record's content; ids and annotations are not."""
         if self.text is not None:

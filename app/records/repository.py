@@ -1,7 +1,7 @@
 """All SQL about datasets and their records."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from uuid import UUID
 
 from sqlalchemy import (
@@ -35,12 +35,16 @@ from app.tables import (
     Job,
     Record,
     RecordExclusion,
+    RecordSketch,
     RequestRecord,
     Suppression,
 )
 
 STALE_SECONDS = 60
 """A worker that has shown no progress for so long has lost the dataset to the next one."""
+
+SKETCH_WAIT_SECONDS_MAX = 3600
+"""How long a dataset whose file cannot be read waits at most for the next try at sketching it."""
 
 COPY_SECONDS_MAX = 900
 """How long the one COPY of a registration may take; every other statement has its usual limit."""
@@ -153,6 +157,73 @@ class Datasets:
             return False
         self._while_registering(dataset_id, values)
         return True
+
+    # Sketching
+
+    def to_sketch(self, name: str, *, now: datetime) -> Sequence[UUID]:
+        """Return the registered datasets that are not sketched by this name, and whose turn it is."""
+        return self.session.scalars(
+            select(Dataset.id).where(*_to_sketch(name, now)).order_by(Dataset.created_at)
+        ).all()
+
+    def unsketched(self) -> Sequence[UUID]:
+        """Return the registered datasets that are not wholly sketched."""
+        return self.session.scalars(
+            select(Dataset.id).where(Dataset.state == "ready", Dataset.sketch.is_(None))
+        ).all()
+
+    def claim_sketching(self, dataset_id: UUID, name: str, *, now: datetime) -> int | None:
+        """Return behind which record to go on, the pass now ours for a minute; None: nothing to do."""
+        dataset = self.session.scalar(
+            select(Dataset)
+            .where(Dataset.id == dataset_id, *_to_sketch(name, now))
+            .with_for_update(skip_locked=True)
+        )
+        if dataset is None:
+            return None
+        said = dataset.sketching
+        after = int(str(said["after"])) if said.get("name") == name else 0
+        dataset.sketch = None
+        dataset.sketching = {**_pass(name, after=after, now=now), "tries": said.get("tries", 0)}
+        self.session.flush()
+        return after
+
+    def go_on_sketching(
+        self, dataset_id: UUID, name: str, *, after: int, last: int | None, now: datetime
+    ) -> bool:
+        """Move a pass on if it still stands behind `after`; without a `last` it is whole."""
+        dataset = self.session.scalar(
+            select(Dataset)
+            .where(
+                Dataset.id == dataset_id,
+                Dataset.sketching["name"].as_string() == name,
+                Dataset.sketching["after"].as_integer() == after,
+            )
+            .with_for_update()
+            .execution_options(populate_existing=True)
+        )
+        if dataset is None:
+            return False
+        if last is None:
+            dataset.sketch, dataset.sketching = name, {}
+        else:
+            dataset.sketching = _pass(name, after=last, now=now)
+        self.session.flush()
+        return True
+
+    def put_sketching_off(self, dataset_id: UUID, *, now: datetime) -> None:
+        """Let the next try come later than the last one did."""
+        dataset = self.session.get(Dataset, dataset_id, with_for_update=True)
+        if dataset is None or not dataset.sketching:
+            return
+        tries = int(str(dataset.sketching.get("tries", 0))) + 1
+        wait = min(STALE_SECONDS * 2**tries, SKETCH_WAIT_SECONDS_MAX)
+        dataset.sketching = {
+            **dataset.sketching,
+            "tries": tries,
+            "not_before": (now + timedelta(seconds=wait)).timestamp(),
+        }
+        self.session.flush()
 
     def _while_registering(self, dataset_id: UUID, values: Mapping[str, object]) -> None:
         self.session.execute(
@@ -380,6 +451,45 @@ class Records:
         return [RecordRow._make(row) for row in self.session.execute(query)]
 
 
+class Sketches:
+    """What records are like."""
+
+    def __init__(self, session: Session) -> None:
+        """Ask within the caller's transaction."""
+        self.session = session
+
+    def add(self, found: Mapping[int, Sequence[int]]) -> None:
+        """Keep the sketches of records that are still there, which stay until the commit."""
+        there = self.session.scalars(select(Record.id).where(_among(found)).with_for_update(key_share=True))
+        kept = sorted(there.all())
+        connection = self.session.connection().connection.driver_connection
+        assert connection is not None
+        with (
+            connection.cursor() as cursor,
+            cursor.copy("COPY record_sketches (record_id, bands) FROM STDIN") as copy,
+        ):
+            for record_id in kept:
+                copy.write_row((record_id, list(found[record_id])))
+
+    def count(self, dataset_id: UUID) -> int:
+        """Return how many records of a dataset are sketched."""
+        return self.session.scalars(
+            select(func.count())
+            .select_from(RecordSketch)
+            .join(Record, Record.id == RecordSketch.record_id)
+            .where(Record.dataset_id == dataset_id)
+        ).one()
+
+    def drop(self, dataset_id: UUID) -> None:
+        """Delete the sketches of a dataset."""
+        its = select(Record.id).where(Record.dataset_id == dataset_id).scalar_subquery()
+        self.session.execute(
+            delete(RecordSketch)
+            .where(RecordSketch.record_id.in_(its))
+            .execution_options(synchronize_session=False)
+        )
+
+
 class Suppressions:
     """What no training may bring back."""
 
@@ -508,6 +618,22 @@ def _asked_for(states: Collection[str]) -> ColumnElement[bool]:
 def _among(record_ids: Collection[int]) -> ColumnElement[bool]:
     """Return the condition as one array: thousands of ids are one parameter, not thousands."""
     return Record.id == func.any(cast(list(record_ids), ARRAY(BigInteger)))
+
+
+def _pass(name: str, *, after: int, now: datetime) -> dict[str, object]:
+    """Return how far a pass is; for a minute nobody else goes on with it."""
+    not_before = (now + timedelta(seconds=STALE_SECONDS)).timestamp()
+    return {"name": name, "after": after, "tries": 0, "not_before": not_before}
+
+
+def _to_sketch(name: str, now: datetime) -> tuple[ColumnElement[bool], ...]:
+    """Return the conditions that a dataset lacks its sketches, and that nobody is just at it."""
+    not_before = Dataset.sketching["not_before"].as_float()
+    return (
+        Dataset.state == "ready",
+        Dataset.sketch.is_distinct_from(name),
+        or_(not_before.is_(None), not_before <= now.timestamp()),
+    )
 
 
 def _silent() -> ColumnElement[bool]:

@@ -5,7 +5,7 @@ rows first, then `reading.contents` without one. The worker's part of a registra
 """
 
 import hmac
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import groupby
@@ -20,7 +20,7 @@ from app.queue import Stage
 from app.records import lottery, reading
 from app.records.lines import BadLine, Line
 from app.records.reading import RecordRow, Source
-from app.records.repository import Datasets, Records
+from app.records.repository import Datasets, Records, Sketches
 from app.storage import locations
 from app.storage.database import Session
 from app.tables import Dataset, new_id
@@ -134,6 +134,7 @@ def record(
     stored = Records(session)
     stored.copy_in(rows)
     queue.heard(session, Stage.REGISTER, dataset_id)
+    queue.ring(session, Stage.SKETCH, dataset_id)
     audit.record(
         session,
         events.DatasetRegistered(
@@ -283,6 +284,63 @@ def page(
 def group_token(key: bytes, cluster: bytes) -> str:
     """Return a short name for a cluster that tells nothing but who belongs together."""
     return hmac.digest(key, b"lethe/group/v1\0" + cluster, "sha256")[:GROUP_BYTES].hex()
+
+
+# Sketching ---------------------------------------------------------------------------------------
+
+
+def to_sketch(session: Session, *, name: str, now: datetime) -> Sequence[UUID]:
+    """Return the datasets that a worker should sketch under this name, whether or not a bell was heard."""
+    return Datasets(session).to_sketch(name, now=now)
+
+
+def sketched(session: Session) -> bool:
+    """Return whether near duplicates can be sought in every registered dataset."""
+    return not Datasets(session).unsketched()
+
+
+def claim_sketching(
+    session: Session, dataset_id: UUID, *, name: str, now: datetime
+) -> tuple[Source, int] | None:
+    """Return a dataset to be sketched, and behind which record to go on; None if there is nothing to do."""
+    after = Datasets(session).claim_sketching(dataset_id, name, now=now)
+    if after is None:
+        return None
+    if after == 0:
+        Sketches(session).drop(dataset_id)
+    return source(session, dataset_id), after
+
+
+def unsketched(session: Session, dataset_id: UUID, *, after: int, limit: int) -> Sequence[RecordRow]:
+    """Return the next records of a pass, in order of their ids."""
+    return Records(session).page(dataset_id, arm=None, role=None, after=after, limit=limit)
+
+
+def put_sketches(
+    session: Session,
+    dataset_id: UUID,
+    found: Mapping[int, Sequence[int]],
+    *,
+    name: str,
+    after: int,
+    last: int | None,
+    at: datetime,
+) -> bool:
+    """Keep a batch that begins behind `after`; without a `last`, end the pass. False if another went on."""
+    datasets, sketches = Datasets(session), Sketches(session)
+    if not datasets.go_on_sketching(dataset_id, name, after=after, last=last, now=at):
+        return False
+    if last is not None:
+        sketches.add(found)
+        return True
+    queue.heard(session, Stage.SKETCH, dataset_id)
+    audit.record(session, events.DatasetSketched(dataset_id, sketches.count(dataset_id), at))
+    return True
+
+
+def put_sketching_off(session: Session, dataset_id: UUID, *, now: datetime) -> None:
+    """Leave a pass to a later try, each after a longer while: its file cannot be read, or has changed."""
+    Datasets(session).put_sketching_off(dataset_id, now=now)
 
 
 # Erasing -----------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """The keys that live outside Postgres: one file each, readable by us alone.
 
     subject, content         keyed hashes of identifiers and of content
+    sketch                   keyed sketches of what records say, to find near duplicates
     suppression              keyed hashes of what no training may bring back
     lottery, placement       who is held back; which shard a subject falls in
     api, idempotency, cursor keys of callers, fingerprints of calls, list cursors
@@ -31,6 +32,7 @@ class Keyring:
     directory: Path
     subject: bytes = field(repr=False)
     content: bytes = field(repr=False)
+    sketch: bytes = field(repr=False)
     suppression: bytes = field(repr=False)
     lottery: bytes = field(repr=False)
     placement: bytes = field(repr=False)
@@ -50,6 +52,7 @@ class Keyring:
             directory=directory,
             subject=read.key("subject"),
             content=read.key("content"),
+            sketch=read.key("sketch"),
             suppression=read.key("suppression"),
             lottery=read.key("lottery"),
             placement=read.key("placement"),

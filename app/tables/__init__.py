@@ -4,7 +4,7 @@ Columns that hold a state are text with a CHECK; the vocabulary belongs to the r
 domain, and a test compares the two.
 """
 
-from app.tables.audit import AuditEvent, AuditHead, StatedHead
+from app.tables.audit import AuditCheck, AuditEvent, AuditHead, StatedHead
 from app.tables.auth import ApiKey, Login, PersonSession, Principal
 from app.tables.base import Base, new_id
 from app.tables.certificates import Certificate, Publication, StatusList
@@ -16,14 +16,16 @@ from app.tables.erasure import (
     IdentityChallenge,
     IdentityKnock,
     KeyEpoch,
+    RequestProposal,
     RequestRecord,
+    RequestSearch,
     RequestSecrets,
     RequestTarget,
 )
 from app.tables.intake import Import, ImportRow, OpenDsrCallback, OpenDsrRequest
 from app.tables.jobs import Job, JobCover, JobStep
 from app.tables.queue import IdempotencyKey, Outbox
-from app.tables.records import Dataset, Record, RecordExclusion, Suppression
+from app.tables.records import Dataset, Record, RecordExclusion, RecordSketch, Suppression
 from app.tables.registry import Model, ModelVersion, ReferenceModel
 from app.tables.serving import ServingReplica
 from app.tables.transparency import LogCheckpoint, LogCosignature, LogLeaf, LogNode, LogOutbox
@@ -41,6 +43,7 @@ __all__ = [
     "ApiKey",
     "Approval",
     "Audit",
+    "AuditCheck",
     "AuditEvent",
     "AuditHead",
     "Base",
@@ -77,8 +80,11 @@ __all__ = [
     "Qualification",
     "Record",
     "RecordExclusion",
+    "RecordSketch",
     "ReferenceModel",
+    "RequestProposal",
     "RequestRecord",
+    "RequestSearch",
     "RequestSecrets",
     "RequestTarget",
     "ServingReplica",

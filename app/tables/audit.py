@@ -43,3 +43,18 @@ class StatedHead(Base):
     pae_sha256: Mapped[str] = mapped_column(Text)
     envelope: Mapped[bytes] = mapped_column(LargeBinary)
     produced_at: Mapped[datetime] = mapped_column(DateTime(timezone=True))
+
+
+class AuditCheck(Base):
+    """The one row that says how far the chain was recomputed last, and whether it held."""
+
+    __tablename__ = "audit_checks"
+    __table_args__ = (CheckConstraint("id = 1", name="one"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    seq: Mapped[int] = mapped_column(BigInteger)
+    hash: Mapped[bytes] = mapped_column(LargeBinary)
+    broken_at: Mapped[int | None] = mapped_column(BigInteger)
+    checked_at: Mapped[datetime] = mapped_column(DateTime(timezone=True))
+    whole_at: Mapped[datetime] = mapped_column(DateTime(timezone=True))
+    """When it was last recomputed from its beginning."""

@@ -14,7 +14,7 @@ from sqlalchemy import (
     LargeBinary,
     Text,
 )
-from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from app.tables.base import Base, CreatedAt, Id, one_of
@@ -40,6 +40,7 @@ EXEMPTIONS = GROUNDS[2:]
 HOLD_REASONS = ("litigation", "investigation", "regulator", "preservation_order")
 LEVELS = ("reviewer", "privacy_officer")
 CHALLENGE_ENDS = ("proven", "superseded", "failed", "stopped")
+DECISIONS = ("adopted", "declined")
 
 
 class ErasureRequest(Base):
@@ -117,6 +118,12 @@ class ErasureRequest(Base):
     identity_method: Mapped[str | None] = mapped_column(Text)
     """How a doubted identity was proven."""
     records_exempt: Mapped[int] = mapped_column(default=0)
+    records_near: Mapped[int] = mapped_column(default=0, server_default="0")
+    """Of the records, how many a person adopted as near duplicates of others."""
+    proposals_open: Mapped[int] = mapped_column(default=0, server_default="0")
+    """Proposals that nobody has decided on."""
+    indexes: Mapped[dict[str, str]] = mapped_column(JSONB, default=dict, server_default="{}")
+    """Where was looked: each index `searched`, `searching`, `unavailable`, `waived` or `off`."""
     concluded_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
     ground: Mapped[str | None] = mapped_column(Text)
     """Why it was rejected, as an article's code."""
@@ -221,6 +228,47 @@ class RequestRecord(Base):
     record_id: Mapped[int] = mapped_column(BigInteger, ForeignKey("records.id"), primary_key=True)
     exempt: Mapped[str | None] = mapped_column(Text)
     exempted_by: Mapped[UUID | None] = mapped_column(ForeignKey("principals.id"))
+
+
+class RequestSearch(Base):
+    """A search for near duplicates of exactly one set of records that a worker is still owed, or has done."""
+
+    __tablename__ = "request_searches"
+    __table_args__ = (
+        CheckConstraint(one_of("state", "open", "done", "waived"), name="state"),
+        Index("ix_request_searches_open", "next_at", postgresql_where="state = 'open'"),
+    )
+
+    request_id: Mapped[UUID] = mapped_column(ForeignKey("erasure_requests.id"), primary_key=True)
+    record_set_hash: Mapped[bytes] = mapped_column(LargeBinary)
+    state: Mapped[str] = mapped_column(Text, default="open")
+    tries: Mapped[int] = mapped_column(default=0)
+    next_at: Mapped[datetime] = mapped_column(DateTime(timezone=True))
+    """Until then another worker is at it, or what it needs was away a moment ago."""
+    more: Mapped[bool] = mapped_column(Boolean, default=False)
+    """It found more than one person can look at; once these are decided it begins again."""
+
+
+class RequestProposal(Base):
+    """A record that may concern a request, as it says nearly the same as one that does; a person decides."""
+
+    __tablename__ = "request_proposals"
+    __table_args__ = (
+        CheckConstraint("jaccard > 0 AND jaccard <= 1", name="jaccard"),
+        CheckConstraint(f"decision IS NULL OR {one_of('decision', *DECISIONS)}", name="decision"),
+        CheckConstraint("(decision IS NULL) = (decided_by IS NULL)", name="decided_by"),
+    )
+
+    request_id: Mapped[UUID] = mapped_column(ForeignKey("erasure_requests.id"), primary_key=True)
+    record_id: Mapped[int] = mapped_column(
+        BigInteger, ForeignKey("records.id", ondelete="CASCADE"), primary_key=True
+    )
+    near_id: Mapped[int] = mapped_column(BigInteger, ForeignKey("records.id", ondelete="CASCADE"))
+    """The record of the set that it is nearest to."""
+    jaccard: Mapped[float]
+    decision: Mapped[str | None] = mapped_column(Text)
+    decided_by: Mapped[UUID | None] = mapped_column(ForeignKey("principals.id"))
+    created_at: Mapped[CreatedAt]
 
 
 class Approval(Base):

@@ -51,6 +51,10 @@ class Dataset(Base):
     progress: Mapped[dict[str, object]] = mapped_column(JSONB, default=dict)
     failure: Mapped[dict[str, object] | None] = mapped_column(JSONB)
     """{"code", "line", "pointer"}: what was wrong and where; never what stood there."""
+    sketch: Mapped[str | None] = mapped_column(Text)
+    """By what all of its records are sketched; None: near duplicates cannot be sought in it yet."""
+    sketching: Mapped[dict[str, object]] = mapped_column(JSONB, default=dict, server_default="{}")
+    """{"name", "after", "tries", "not_before"}: how far a pass is; empty while none is under way."""
     created_by: Mapped[UUID] = mapped_column(ForeignKey("principals.id"))
     created_at: Mapped[CreatedAt]
 
@@ -88,6 +92,22 @@ class Record(Base):
     arm: Mapped[str] = mapped_column(Text)
     erased_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
     """Gone from every model that knew it, and from comparison; no model may learn it again."""
+
+
+class RecordSketch(Base):
+    """What a record's text is like, as keyed hashes of bands of minima; unreadable without the key."""
+
+    __tablename__ = "record_sketches"
+    __table_args__ = (
+        # Whoever shares one band with a record may be near it: one look per band.
+        Index("ix_record_sketches_bands", "bands", postgresql_using="gin"),
+    )
+
+    record_id: Mapped[int] = mapped_column(
+        BigInteger, ForeignKey("records.id", ondelete="CASCADE"), primary_key=True, autoincrement=False
+    )
+    bands: Mapped[list[int]] = mapped_column(ARRAY(BigInteger))
+    """Each the hash of its number and its minima, so that two bands are equal only in the same place."""
 
 
 class Suppression(Base):

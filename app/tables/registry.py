@@ -48,6 +48,8 @@ class Model(Base):
     lease_epoch: Mapped[int] = mapped_column(BigInteger, default=0)
     lease_owner: Mapped[str | None] = mapped_column(Text)
     lease_expires_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    fenced: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
+    """How many stages found their lease lost; nothing of what they had computed counts."""
     breaker: Mapped[str] = mapped_column(Text, default="closed")
     failed_jobs: Mapped[int] = mapped_column(default=0)
     """Failed jobs in a row; two open the breaker."""

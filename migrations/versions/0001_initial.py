@@ -48,6 +48,17 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("seq", name=op.f("pk_stated_heads")),
     )
     op.create_table(
+        "audit_checks",
+        sa.Column("id", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column("seq", sa.BigInteger(), nullable=False),
+        sa.Column("hash", sa.LargeBinary(), nullable=False),
+        sa.Column("broken_at", sa.BigInteger(), nullable=True),
+        sa.Column("checked_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("whole_at", sa.DateTime(timezone=True), nullable=False),
+        sa.CheckConstraint("id = 1", name=op.f("ck_audit_checks_one")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_audit_checks")),
+    )
+    op.create_table(
         "event_cursors",
         sa.Column("reader", sa.Text(), nullable=False),
         sa.Column("seq", sa.BigInteger(), nullable=False),
@@ -253,6 +264,8 @@ def upgrade() -> None:
         sa.Column("lottery_commitment", sa.LargeBinary(), nullable=True),
         sa.Column("progress", postgresql.JSONB(astext_type=sa.Text()), nullable=False),
         sa.Column("failure", postgresql.JSONB(astext_type=sa.Text()), nullable=True),
+        sa.Column("sketch", sa.Text(), nullable=True),
+        sa.Column("sketching", postgresql.JSONB(astext_type=sa.Text()), server_default="{}", nullable=False),
         sa.Column("created_by", sa.Uuid(), nullable=False),
         sa.Column(
             "created_at",
@@ -297,6 +310,9 @@ def upgrade() -> None:
         sa.Column("duplicate_of", sa.Uuid(), nullable=True),
         sa.Column("identity_method", sa.Text(), nullable=True),
         sa.Column("records_exempt", sa.Integer(), nullable=False),
+        sa.Column("records_near", sa.Integer(), server_default="0", nullable=False),
+        sa.Column("proposals_open", sa.Integer(), server_default="0", nullable=False),
+        sa.Column("indexes", postgresql.JSONB(astext_type=sa.Text()), server_default="{}", nullable=False),
         sa.Column("concluded_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("ground", sa.Text(), nullable=True),
         sa.Column("decided_by", sa.Uuid(), nullable=True),
@@ -590,6 +606,7 @@ def upgrade() -> None:
         sa.Column("lease_epoch", sa.BigInteger(), nullable=False),
         sa.Column("lease_owner", sa.Text(), nullable=True),
         sa.Column("lease_expires_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("fenced", sa.BigInteger(), server_default="0", nullable=False),
         sa.Column("breaker", sa.Text(), nullable=False),
         sa.Column("failed_jobs", sa.Integer(), nullable=False),
         sa.Column("attention", sa.Text(), nullable=True),
@@ -930,6 +947,18 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("model_id", "record_id", name=op.f("pk_record_exclusions")),
     )
     op.create_table(
+        "record_sketches",
+        sa.Column("record_id", sa.BigInteger(), autoincrement=False, nullable=False),
+        sa.Column("bands", postgresql.ARRAY(sa.BigInteger()), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["record_id"], ["records.id"], name=op.f("fk_record_sketches_record_id"), ondelete="CASCADE"
+        ),
+        sa.PrimaryKeyConstraint("record_id", name=op.f("pk_record_sketches")),
+    )
+    op.create_index(
+        "ix_record_sketches_bands", "record_sketches", ["bands"], unique=False, postgresql_using="gin"
+    )
+    op.create_table(
         "reference_models",
         sa.Column("id", sa.Uuid(), nullable=False),
         sa.Column("model_id", sa.Uuid(), nullable=False),
@@ -956,6 +985,63 @@ def upgrade() -> None:
         ["model_id", "shard"],
         unique=True,
         postgresql_where="state = 'ready'",
+    )
+    op.create_table(
+        "request_proposals",
+        sa.Column("request_id", sa.Uuid(), nullable=False),
+        sa.Column("record_id", sa.BigInteger(), nullable=False),
+        sa.Column("near_id", sa.BigInteger(), nullable=False),
+        sa.Column("jaccard", sa.Float(), nullable=False),
+        sa.Column("decision", sa.Text(), nullable=True),
+        sa.Column("decided_by", sa.Uuid(), nullable=True),
+        sa.Column(
+            "created_at",
+            sa.DateTime(timezone=True),
+            server_default=sa.text("clock_timestamp()"),
+            nullable=False,
+        ),
+        sa.CheckConstraint("jaccard > 0 AND jaccard <= 1", name=op.f("ck_request_proposals_jaccard")),
+        sa.CheckConstraint(
+            "decision IS NULL OR decision IN ('adopted', 'declined')",
+            name=op.f("ck_request_proposals_decision"),
+        ),
+        sa.CheckConstraint(
+            "(decision IS NULL) = (decided_by IS NULL)", name=op.f("ck_request_proposals_decided_by")
+        ),
+        sa.ForeignKeyConstraint(
+            ["decided_by"], ["principals.id"], name=op.f("fk_request_proposals_decided_by")
+        ),
+        sa.ForeignKeyConstraint(
+            ["near_id"], ["records.id"], name=op.f("fk_request_proposals_near_id"), ondelete="CASCADE"
+        ),
+        sa.ForeignKeyConstraint(
+            ["record_id"], ["records.id"], name=op.f("fk_request_proposals_record_id"), ondelete="CASCADE"
+        ),
+        sa.ForeignKeyConstraint(
+            ["request_id"], ["erasure_requests.id"], name=op.f("fk_request_proposals_request_id")
+        ),
+        sa.PrimaryKeyConstraint("request_id", "record_id", name=op.f("pk_request_proposals")),
+    )
+    op.create_table(
+        "request_searches",
+        sa.Column("request_id", sa.Uuid(), nullable=False),
+        sa.Column("record_set_hash", sa.LargeBinary(), nullable=False),
+        sa.Column("state", sa.Text(), nullable=False),
+        sa.Column("tries", sa.Integer(), nullable=False),
+        sa.Column("next_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("more", sa.Boolean(), nullable=False),
+        sa.CheckConstraint("state IN ('open', 'done', 'waived')", name=op.f("ck_request_searches_state")),
+        sa.ForeignKeyConstraint(
+            ["request_id"], ["erasure_requests.id"], name=op.f("fk_request_searches_request_id")
+        ),
+        sa.PrimaryKeyConstraint("request_id", name=op.f("pk_request_searches")),
+    )
+    op.create_index(
+        "ix_request_searches_open",
+        "request_searches",
+        ["next_at"],
+        unique=False,
+        postgresql_where="state = 'open'",
     )
     op.create_table(
         "request_records",
@@ -1455,6 +1541,13 @@ def downgrade() -> None:
     op.drop_table("serving_replicas")
     op.drop_table("request_records")
     op.drop_index(
+        "ix_request_searches_open", table_name="request_searches", postgresql_where="state = 'open'"
+    )
+    op.drop_table("request_searches")
+    op.drop_table("request_proposals")
+    op.drop_index("ix_record_sketches_bands", table_name="record_sketches", postgresql_using="gin")
+    op.drop_table("record_sketches")
+    op.drop_index(
         "one_reference_per_shard", table_name="reference_models", postgresql_where="state = 'ready'"
     )
     op.drop_table("reference_models")
@@ -1555,6 +1648,7 @@ def downgrade() -> None:
     op.drop_table("log_checkpoints")
     op.drop_table("event_cursors")
     op.drop_table("stated_heads")
+    op.drop_table("audit_checks")
     op.drop_table("audit_head")
     op.drop_index(op.f("ix_audit_events_subject_id"), table_name="audit_events")
     op.drop_index(op.f("ix_audit_events_kind"), table_name="audit_events")

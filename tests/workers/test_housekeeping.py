@@ -79,8 +79,13 @@ def test_a_bell_that_hangs_twice_is_rung_once(
 def test_what_is_due_is_found_without_a_bell(context: Context, transaction: Transaction) -> None:
     with transaction() as session:
         waiting = dataset(session, uri="/nowhere")
-        _, version_id = model(session)
-    assert set(housekeeping.due(context)) == {(Stage.REGISTER, waiting), (Stage.PREPARE, version_id)}
+        model_id, version_id = model(session)
+        learned = session.get_one(Model, model_id).dataset_id
+    assert set(housekeeping.due(context)) == {
+        (Stage.REGISTER, waiting),
+        (Stage.SKETCH, learned),
+        (Stage.PREPARE, version_id),
+    }
 
 
 def test_the_condemned_are_destroyed_and_what_others_need_stays(

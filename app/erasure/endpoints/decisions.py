@@ -7,7 +7,8 @@ from fastapi import Response
 from app.auth.dependencies import RequestsResolve, RequestsReview, RequestsWithdraw
 from app.erasure import service
 from app.erasure.endpoints.requests import receipt_of
-from app.erasure.schemas import ApprovalIn, ExemptionIn, Receipt, RejectionIn
+from app.erasure.near import service as near
+from app.erasure.schemas import ApprovalIn, ExemptionIn, Receipt, RejectionIn, ResolutionIn
 from app.errors import Conflict, Forbidden, Invalid, NotFound
 from app.http import preconditions
 from app.http.dependencies import NowDep, SessionDep
@@ -28,13 +29,31 @@ SAID: dict[int | str, dict[str, Any]] = {
 def resolve_request(
     request_id: RequestId,
     session: SessionDep,
-    _caller: RequestsResolve,
+    caller: RequestsResolve,
     expecting: ExpectedDep,
     now: NowDep,
     response: Response,
+    body: ResolutionIn | None = None,
 ) -> Receipt:
-    """Search again, because something could not be searched or was added since; approvals are void."""
-    return receipt_of(service.resolve(session, request_id, expecting=expecting, at=now), response)
+    """Search again, as something could not be searched or was added since; or decide on near duplicates.
+
+    Approvals are void; of a set into which near duplicates were adopted, two people approve.
+    """
+    if body is None:
+        view = service.resolve(session, request_id, expecting=expecting, at=now)
+    elif body.near_duplicates == "waive":
+        view = near.waive(session, request_id, by=caller, expecting=expecting, at=now)
+    else:
+        view = near.decide(
+            session,
+            request_id,
+            adopt=body.near_duplicates == "adopt",
+            record_ids=body.ids(),
+            by=caller,
+            expecting=expecting,
+            at=now,
+        )
+    return receipt_of(view, response)
 
 
 @router.post("/approvals", status_code=201, responses=SAID)

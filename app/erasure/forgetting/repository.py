@@ -17,11 +17,14 @@ from app.tables import (
     ClockPause,
     ErasureRequest,
     Hold,
+    IdentityChallenge,
     JobCover,
     KeyEpoch,
     Model,
     OpenDsrRequest,
+    RequestProposal,
     RequestRecord,
+    RequestSearch,
     RequestSecrets,
     RequestTarget,
     VerdictRow,
@@ -141,7 +144,7 @@ class Purges:
         return row[0], row[1]
 
     def forget_links(self, request_id: UUID) -> None:
-        """Forget who else's duplicate it is, numbers of callers, and the records that nothing needs."""
+        """Forget who else's duplicate it is, numbers of callers, codes, and the records that nothing needs."""
         self.session.execute(
             update(ErasureRequest)
             .where(ErasureRequest.duplicate_of == request_id)
@@ -161,6 +164,10 @@ class Purges:
             .values(fingerprint=b"", callback_urls=[])
             .execution_options(synchronize_session=False)
         )
+        for row in (RequestProposal, RequestSearch, IdentityChallenge):
+            self.session.execute(
+                delete(row).where(row.request_id == request_id).execution_options(synchronize_session=False)
+            )
         self.session.execute(
             delete(RequestRecord)
             .where(

@@ -100,7 +100,9 @@ def test_nothing_is_never_said_about_a_place_where_we_could_not_look(
     assert receipt["state"] == "triage"
     assert officer.get(f"{REQUESTS}/{receipt['id']}").json()["attention"] == "index_unavailable"
     with transaction() as session:
-        session.execute(text("UPDATE datasets SET state = 'ready' WHERE id = :id"), {"id": late})
+        session.execute(
+            text("UPDATE datasets SET state = 'ready', sketch = 'made' WHERE id = :id"), {"id": late}
+        )
     resolved = officer.post(f"{REQUESTS}/{receipt['id']}/resolutions")
     assert resolved.json()["state"] == "no_match"
 

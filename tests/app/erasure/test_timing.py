@@ -306,8 +306,8 @@ def test_the_metrics_count_what_is_open_and_late(
         (sample.name, *sample.labels.values()): sample.value
         for family in text_string_to_metric_families(text)
         for sample in family.samples
-        if sample.name.startswith("lethe_requests")
+        if sample.name.startswith("lethe_")
     }
     assert found["lethe_requests_open", "awaiting_approval"] == 1
     assert found["lethe_requests_open", "scheduled"] == 0
-    assert (found["lethe_requests_overdue",], found["lethe_requests_due_seconds",]) == (1, 0)
+    assert (found["lethe_overdue",], found["lethe_due_seconds",]) == (1, 0)

@@ -1,0 +1,250 @@
+"""All SQL about searches for near duplicates and what they propose."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, NamedTuple
+from uuid import UUID
+
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Select,
+    cast,
+    delete,
+    exists,
+    func,
+    literal,
+    or_,
+    select,
+    update,
+)
+from sqlalchemy.dialects.postgresql import ARRAY, insert
+from sqlalchemy.orm import aliased
+
+from app.storage.database import Session
+from app.tables import (
+    Dataset,
+    ErasureRequest,
+    Record,
+    RecordSketch,
+    RequestProposal,
+    RequestRecord,
+    RequestSearch,
+)
+
+_MINE = aliased(RecordSketch, name="mine")
+_THEIRS = aliased(RecordSketch, name="theirs")
+
+
+class Candidate(NamedTuple):
+    """A record that shares a band with some of a request's."""
+
+    id: int
+    dataset_id: UUID
+    near: list[int]
+
+
+class Proposed(NamedTuple):
+    """A record, the one it is nearest to, and how near."""
+
+    id: int
+    near: int
+    jaccard: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Indexes:
+    """What of our indexes is not there, and whether anything shares a band with these records."""
+
+    registering: bool
+    unsketched: bool
+    candidates: bool
+
+
+class Searches:
+    """Searches and proposals in one transaction."""
+
+    def __init__(self, session: Session) -> None:
+        """Read and write in the caller's transaction."""
+        self.session = session
+
+    def indexes(self, request_id: UUID, record_ids: Collection[int]) -> Indexes:
+        """Return how the indexes stand for these records; without any, nothing can be near."""
+        some: ColumnElement[bool] = literal(False)  # noqa: FBT003  the constant itself
+        if record_ids:
+            some = exists(self._candidates(request_id, record_ids, record_ids))
+        row = self.session.execute(
+            select(
+                exists().where(Dataset.state == "registering"),
+                exists().where(Dataset.state == "ready", Dataset.sketch.is_(None)),
+                some,
+            )
+        ).one()
+        return Indexes(registering=row[0], unsketched=row[1], candidates=row[2])
+
+    def candidates(
+        self, request_id: UUID, of: Collection[int], besides: Collection[int], *, after: int, limit: int
+    ) -> list[Candidate]:
+        """Return the next records that share a band with one of these, by id, and with which of them."""
+        near = func.array_agg(_MINE.record_id.distinct(), type_=ARRAY(BigInteger))
+        rows = self.session.execute(
+            self._candidates(request_id, of, besides)
+            .with_only_columns(_THEIRS.record_id, Record.dataset_id, near)
+            .where(_THEIRS.record_id > after)
+            .group_by(_THEIRS.record_id, Record.dataset_id)
+            .order_by(_THEIRS.record_id)
+            .limit(limit)
+        )
+        return [Candidate(id_, dataset_id, list(ids)) for id_, dataset_id, ids in rows]
+
+    def _candidates(self, request_id: UUID, of: Collection[int], besides: Collection[int]) -> Select[int]:
+        """Return the query of what shares a band, is nobody's plant, and was not proposed before."""
+        proposed = exists().where(
+            RequestProposal.request_id == request_id, RequestProposal.record_id == _THEIRS.record_id
+        )
+        return (
+            select(_THEIRS.record_id)
+            .select_from(_MINE)
+            .join(_THEIRS, _THEIRS.bands.op("&&")(_MINE.bands))
+            .join(Record, Record.id == _THEIRS.record_id)
+            .where(
+                _among(_MINE.record_id, of),
+                ~_among(_THEIRS.record_id, besides),
+                Record.erased_at.is_(None),
+                Record.role == "person",
+                ~proposed,
+            )
+        )
+
+    # Searches
+
+    def get(self, request_id: UUID) -> RequestSearch | None:
+        """Return the last search of a request as it is now."""
+        return self.session.get(RequestSearch, request_id, populate_existing=True)
+
+    def put(self, request_id: UUID, record_set_hash: bytes, *, state: str, at: datetime) -> None:
+        """Begin anew with a set, whatever was before."""
+        values: Mapping[str, Any] = {
+            "record_set_hash": record_set_hash,
+            "state": state,
+            "tries": 0,
+            "next_at": at,
+            "more": False,
+        }
+        self.session.execute(
+            insert(RequestSearch)
+            .values(request_id=request_id, **values)
+            .on_conflict_do_update(index_elements=["request_id"], set_=dict(values))
+        )
+
+    def claim(self, request_id: UUID, *, now: datetime, until: datetime) -> RequestSearch | None:
+        """Return an open search whose turn it is, ours until then; None if there is nothing to do."""
+        found = self.session.scalar(
+            select(RequestSearch)
+            .where(
+                RequestSearch.request_id == request_id,
+                RequestSearch.state == "open",
+                RequestSearch.next_at <= now,
+            )
+            .with_for_update(skip_locked=True)
+            .execution_options(populate_existing=True)
+        )
+        if found is not None:
+            found.next_at = until
+            self.session.flush()
+        return found
+
+    def due(self, now: datetime) -> Sequence[UUID]:
+        """Return the requests whose search is open and whose turn it is."""
+        return self.session.scalars(
+            select(RequestSearch.request_id)
+            .where(RequestSearch.state == "open", RequestSearch.next_at <= now)
+            .order_by(RequestSearch.next_at)
+        ).all()
+
+    def unlooked(self, states: Collection[str], *, limit: int) -> Sequence[UUID]:
+        """Return the requests in these states for which an index was away, and that owe no search."""
+        away = [ErasureRequest.indexes[name].as_string() == "unavailable" for name in (*CERTAIN, NEAR)]
+        return self.session.scalars(
+            select(ErasureRequest.id)
+            .where(
+                ErasureRequest.concluded_at.is_(None),
+                ErasureRequest.state.in_(states),
+                or_(*away),
+                ~exists().where(RequestSearch.request_id == ErasureRequest.id, RequestSearch.state == "open"),
+            )
+            .order_by(ErasureRequest.due_at, ErasureRequest.id)
+            .limit(limit)
+        ).all()
+
+    # Proposals
+
+    def propose(self, request_id: UUID, found: Collection[Proposed]) -> int:
+        """Propose records to whoever decides; what was proposed before stays as it was decided."""
+        if not found:
+            return 0
+        rows = [
+            {"request_id": request_id, "record_id": each.id, "near_id": each.near, "jaccard": each.jaccard}
+            for each in found
+        ]
+        made = self.session.scalars(
+            insert(RequestProposal).values(rows).on_conflict_do_nothing().returning(RequestProposal.record_id)
+        )
+        return len(made.all())
+
+    def counts(self, request_id: UUID) -> tuple[int, int]:
+        """Return how many proposals are undecided, and how many were adopted."""
+        row = self.session.execute(
+            select(
+                func.count().filter(RequestProposal.decision.is_(None)),
+                func.count().filter(RequestProposal.decision == "adopted"),
+            ).where(RequestProposal.request_id == request_id)
+        ).one()
+        return row[0], row[1]
+
+    def known(self, request_id: UUID, record_ids: Collection[int]) -> frozenset[int]:
+        """Return which of these records are proposals of the request, decided or not."""
+        found = self.session.scalars(
+            select(RequestProposal.record_id).where(
+                RequestProposal.request_id == request_id, _among(RequestProposal.record_id, record_ids)
+            )
+        )
+        return frozenset(found)
+
+    def decide(
+        self, request_id: UUID, record_ids: Collection[int] | None, decision: str, *, by: UUID
+    ) -> Sequence[int]:
+        """Decide on these proposals, or on all undecided ones; return those for which that is a change."""
+        query = update(RequestProposal).where(
+            RequestProposal.request_id == request_id,
+            RequestProposal.decision.is_distinct_from(decision),
+        )
+        if record_ids is None:
+            query = query.where(RequestProposal.decision.is_(None))
+        else:
+            query = query.where(_among(RequestProposal.record_id, record_ids))
+        return self.session.scalars(
+            query.values(decision=decision, decided_by=by)
+            .returning(RequestProposal.record_id)
+            .execution_options(synchronize_session=False)
+        ).all()
+
+    def unname(self, request_id: UUID, record_ids: Collection[int]) -> None:
+        """Let the request name these records no more."""
+        self.session.execute(
+            delete(RequestRecord).where(
+                RequestRecord.request_id == request_id, _among(RequestRecord.record_id, record_ids)
+            )
+        )
+
+
+NEAR = "near_duplicates"
+CERTAIN = ("subjects", "records")
+"""What the indexes of a request are called: how its certain matches were found, and what may be near."""
+
+
+def _among(column: ColumnElement[int] | Any, record_ids: Collection[int]) -> ColumnElement[bool]:
+    """Return the condition as one array: thousands of ids are one parameter, not thousands."""
+    among: ColumnElement[bool] = column == func.any(cast(list(record_ids), ARRAY(BigInteger)))
+    return among
