@@ -2,19 +2,23 @@
 
 import os
 import time
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from uuid import UUID, uuid4
 
 import pytest
-from sqlalchemy import func, select, update
+from sqlalchemy import Engine, func, select, update
 
 from app import queue
 from app.certificates.service import OPENING_KEPT
 from app.config import Settings
+from app.erasure.forgetting import sealed
+from app.errors import Gone
 from app.http import receipts
 from app.queue import REPEAT_SECONDS, Stage
-from app.storage.database import Session, Transaction
+from app.storage.database import Session, Transaction, transactions
+from app.storage.epochs import EpochKeys
 from app.storage.objects import TEMPORARY_SECONDS
 from app.tables import (
     Certificate,
@@ -229,6 +233,41 @@ def test_the_sweeper_warns_of_a_date_and_lets_an_old_hold_go(
     with transaction() as session:
         row = session.get_one(ErasureRequest, request.id)
         assert (row.alerted_days, row.legal_hold) == (0, False)
+
+
+def test_a_worker_forgets_people_and_the_keys_they_were_sealed_by(
+    context: Context, transaction: Transaction, engine: Engine
+) -> None:
+    now = context.clock()
+    with transaction() as session:
+        line_id, _ = model(session)
+        line = session.get_one(Model, line_id)
+        rows = [
+            ErasureRequest(
+                id=new_id(), state="withdrawn", submitted_by=line.created_by, received_at=now,
+                received_on=now.date(), due_on=now.date(), due_at=now, due_without_pause=now.date(),
+                internal_target=now.date(), calendar="none", subject_macs=[b"m" * 32], external_ref=str(days),
+                concluded_at=now - timedelta(days=days),
+            )
+            for days in (29, 31)
+        ]  # fmt: skip
+        session.add_all(rows)
+        session.flush()
+        for row in rows:
+            sealed.begin(session, row.id, {sealed.Field.NOTE: b"a note"})
+    assert housekeeping.forget_people(context) == 1
+    assert housekeeping.forget_people(context) == 0
+    clock = lambda: now + timedelta(weeks=6)  # noqa: E731  what a worker is given
+    keys = EpochKeys(context.settings.epochs, clock=clock)
+    later = replace(context, clock=clock, transaction=transactions(engine, {sealed.INFO: keys}))
+    assert housekeeping.renew_keys(later) == 1
+    assert housekeeping.renew_keys(later) == 0
+    with transaction() as session:
+        kept, gone = (session.get_one(ErasureRequest, row.id) for row in rows)
+        assert (kept.external_ref, gone.external_ref, gone.subject_macs) == ("29", None, [])
+        assert sealed.unseal(session, kept.id, sealed.Field.NOTE) == b"a note"
+        with pytest.raises(Gone):
+            sealed.unseal(session, gone.id, sealed.Field.NOTE)
 
 
 def _certificate(session: Session, line: Model, version_id: UUID, **values: object) -> UUID:

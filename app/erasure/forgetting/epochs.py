@@ -55,6 +55,8 @@ def rewrap(session: Session, epoch: Epoch, *, limit: int = BATCH_KEYS) -> int:
     if rows:
         old = sealed.epoch_keys(session).read(epoch)
         new, kek = sealed.wrapping(session)
+        if new == epoch:
+            return 0  # a clock that says so asks for it, and another that it is this week's
         for row in rows:
             assert row.data_key is not None, "what is wrapped is there"
             key = sealed.unwrapped(old, row.request_id, bytes(row.data_key))

@@ -21,6 +21,7 @@ from app.tables import (
     JobCover,
     KeyEpoch,
     Model,
+    OpenDsrCallback,
     OpenDsrRequest,
     RequestProposal,
     RequestRecord,
@@ -221,6 +222,8 @@ class Purges:
         if not request_ids:
             return
         for column in (
+            OpenDsrCallback.request_id,
+            OpenDsrRequest.request_id,
             VerdictRow.request_id,
             JobCover.request_id,
             Hold.request_id,
@@ -295,5 +298,4 @@ def _over(before: datetime) -> ColumnElement[bool]:
         ErasureRequest.purged_at.is_not(None),
         ~exists().where(Certificate.request_id == ErasureRequest.id),
         ~exists().where(RequestRecord.request_id == ErasureRequest.id),
-        ~exists().where(OpenDsrRequest.request_id == ErasureRequest.id),
     )
