@@ -22,7 +22,7 @@ from app import telemetry
 from app.audit import endpoints as audit
 from app.audit import service as chain
 from app.auth import endpoints as auth
-from app.auth.dependencies import asks, watches
+from app.auth.dependencies import asks, door, watches
 from app.auth.provider import Provider
 from app.auth.scopes import Scope
 from app.certificates import endpoints as certificates
@@ -36,6 +36,7 @@ from app.erasure.endpoints import decisions as erasure_decisions
 from app.erasure.endpoints import exports as erasure_exports
 from app.erasure.endpoints import holds as erasure_holds
 from app.erasure.endpoints import requests as erasure
+from app.erasure.endpoints.joining import intake, shown
 from app.http import description, problems
 from app.http.hub import Hub
 from app.http.limiting import RateLimiter
@@ -124,6 +125,14 @@ def create_app(settings: Settings, *, clock: Clock = system_clock) -> FastAPI:
         imports=settings.imports_per_hour,
         redis_url=settings.redis_url,
     )
+    app.state.door = door(app.state.transaction, app.state.keyring.api, lambda: app.state.limiter, clock)
+    app.state.intake = intake(
+        app.state.transaction,
+        app.state.keyring.subject,
+        calendar=app.state.calendar,
+        rules=settings.requests_policy,
+    )
+    app.state.shown = shown(app.state.transaction, clock)
     app.state.hub = Hub(lambda: _head(app.state.transaction))
     problems.install(app)
     _mount(app)

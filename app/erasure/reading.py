@@ -1,6 +1,7 @@
 """What is read of requests: lists by filter, what happened, which records, how many are where."""
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
@@ -10,13 +11,14 @@ from app.audit import service as audit
 from app.audit.service import Entry
 from app.auth.service import Caller
 from app.erasure import matching, steps
-from app.erasure.lifecycle import OPEN, Sort
+from app.erasure.lifecycle import OPEN, Sort, State
 from app.erasure.matching import Identifier
 from app.erasure.repository import ErasureRequests, Filter
 from app.erasure.steps import View
 from app.errors import NotFound
 from app.http import ids
 from app.storage.database import Session
+from app.tables import ErasureRequest, RequestTarget
 
 FOUND_MAX = 200
 
@@ -52,19 +54,14 @@ def listing(
     limit: int,
 ) -> list[View]:
     """Return requests: newest first, or what is due next first."""
-    requests = ErasureRequests(session)
-    found = requests.page(chosen, sort=sort, now=now, after=after, limit=limit)
-    targets = requests.targets([request.id for request in found])
-    approvals = requests.approval_counts([request.id for request in found])
-    return [
-        View(
-            request=request,
-            targets=tuple(target for target in targets if target.request_id == request.id),
-            approvals=approvals.get(request.id, 0),
-            approvals_needed=steps.approvals_needed(session, request),
-        )
-        for request in found
-    ]
+    found = ErasureRequests(session).page(chosen, sort=sort, now=now, after=after, limit=limit)
+    return _views(session, found)
+
+
+def these(session: Session, request_ids: Collection[UUID]) -> dict[UUID, View]:
+    """Return requests by their ids, as far as they are known."""
+    found = ErasureRequests(session).these(request_ids)
+    return {view.request.id: view for view in _views(session, found)}
 
 
 def search(
@@ -123,3 +120,22 @@ def counts(session: Session, *, now: datetime) -> Counts:
 def _known(session: Session, request_id: UUID) -> None:
     if ErasureRequests(session).get(request_id) is None:
         raise NotFound("there is no such request")
+
+
+def _views(session: Session, found: Sequence[ErasureRequest]) -> list[View]:
+    """Return requests as they are shown, with two questions more, however many they are."""
+    requests, targets = ErasureRequests(session), defaultdict[UUID, list[RequestTarget]](list)
+    # A withdrawn request has nothing under way; its rows only tell that it once was scheduled.
+    under_way = [request.id for request in found if request.state != State.WITHDRAWN]
+    for target in requests.targets(under_way):
+        targets[target.request_id].append(target)
+    approvals = requests.approval_counts([request.id for request in found])
+    return [
+        View(
+            request=request,
+            targets=tuple(targets[request.id]),
+            approvals=approvals.get(request.id, 0),
+            approvals_needed=steps.approvals_needed(session, request),
+        )
+        for request in found
+    ]

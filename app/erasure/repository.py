@@ -3,12 +3,14 @@
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
+from typing import Final
 from uuid import UUID
 
 from sqlalchemy import (
     ColumnElement,
     Date,
     Row,
+    Uuid,
     and_,
     cast,
     delete,
@@ -17,10 +19,11 @@ from sqlalchemy import (
     insert,
     or_,
     select,
+    text,
     tuple_,
     update,
 )
-from sqlalchemy.dialects.postgresql import array
+from sqlalchemy.dialects.postgresql import ARRAY, array
 from sqlalchemy.orm import InstrumentedAttribute
 from sqlalchemy.orm.attributes import set_committed_value
 
@@ -38,6 +41,16 @@ from app.tables import (
 )
 
 _OPEN = tuple(sorted(state.value for state in OPEN))
+_OPEN_OF_EACH: Final = text(
+    "SELECT DISTINCT ON (asked.place) asked.place, r.id"
+    " FROM unnest(CAST(:places AS int[]), CAST(:macs AS bytea[])) AS asked(place, mac)"
+    " JOIN erasure_requests r ON r.subject_macs @> ARRAY[asked.mac]"
+    " WHERE r.state = ANY(CAST(:open AS text[])) ORDER BY asked.place, r.created_at, r.id"
+)
+_NAME_ALL: Final = text(
+    "INSERT INTO request_records (request_id, record_id)"
+    " SELECT * FROM unnest(CAST(:requests AS uuid[]), CAST(:records AS bigint[]))"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +69,11 @@ class Filter:
     model: UUID | None = None
     external_ref: str | None = None
     subject_macs: tuple[bytes, ...] = ()
+
+
+def _any_of(ids: Collection[UUID]) -> ColumnElement[UUID]:
+    """Return one array for all of them: a statement that is the same however many there are."""
+    return func.any(cast(list(ids), ARRAY(Uuid)))
 
 
 def overdue(now: datetime) -> ColumnElement[bool]:
@@ -79,9 +97,20 @@ class ErasureRequests:
         self.session.add(request)
         self.session.flush()
 
+    def add_all(self, requests: Sequence[ErasureRequest]) -> None:
+        """Insert requests, in their order."""
+        self.session.add_all(requests)
+        self.session.flush()
+
     def get(self, request_id: UUID) -> ErasureRequest | None:
         """Return a request as it is."""
         return self.session.get(ErasureRequest, request_id)
+
+    def these(self, request_ids: Collection[UUID]) -> Sequence[ErasureRequest]:
+        """Return requests as they are, in no order."""
+        return self.session.scalars(
+            select(ErasureRequest).where(ErasureRequest.id == _any_of(request_ids))
+        ).all()
 
     def locked(self, request_id: UUID) -> ErasureRequest | None:
         """Return a request as it is now, locked until the commit."""
@@ -99,6 +128,16 @@ class ErasureRequests:
                 ErasureRequest.submitted_by == submitted_by, ErasureRequest.external_ref == external_ref
             )
         )
+
+    def references(self, given: Collection[tuple[UUID, str]]) -> set[tuple[UUID, str | None]]:
+        """Return which of these (whose, number of its own) there are requests of."""
+        if not given:
+            return set()
+        place = tuple_(ErasureRequest.submitted_by, ErasureRequest.external_ref)
+        found = self.session.execute(
+            select(ErasureRequest.submitted_by, ErasureRequest.external_ref).where(place.in_(given))
+        )
+        return {(row[0], row[1]) for row in found}
 
     def move(self, request: ErasureRequest, *, to: str) -> None:
         """Set the state if it is still what this session saw, and count the version."""
@@ -168,6 +207,20 @@ class ErasureRequests:
             .limit(1)
         )
 
+    def open_of_each(self, pairs: Sequence[tuple[int, bytes]]) -> dict[int, UUID]:
+        """Return by its place the oldest open request that was made with any of a person's identifiers."""
+        if not pairs:
+            return {}
+        found = self.session.execute(
+            _OPEN_OF_EACH,
+            {
+                "places": [place for place, _ in pairs],
+                "macs": [mac for _, mac in pairs],
+                "open": list(_OPEN),
+            },
+        )
+        return {row.place: row.id for row in found}
+
     def to_warn_of(
         self, *, policy: str, warn_days: Collection[int], now: datetime, limit: int
     ) -> Sequence[UUID]:
@@ -211,6 +264,12 @@ class ErasureRequests:
         if record_ids:
             rows = [{"request_id": request_id, "record_id": record_id} for record_id in record_ids]
             self.session.execute(insert(RequestRecord), rows)
+
+    def name_all(self, pairs: Sequence[tuple[UUID, int]]) -> None:
+        """Let requests name records: (request, record)."""
+        if pairs:
+            requests, named = [list(column) for column in zip(*pairs, strict=True)]
+            self.session.execute(_NAME_ALL, {"requests": requests, "records": named})
 
     def records(self, request_id: UUID) -> Sequence[Row[int, UUID, str, datetime | None, str | None]]:
         """Return (id, dataset, arm, when erased, why exempt) of the records that the request names."""
@@ -268,7 +327,7 @@ class ErasureRequests:
         """Return the targets of requests, in a fixed order."""
         return self.session.scalars(
             select(RequestTarget)
-            .where(RequestTarget.request_id.in_(request_ids))
+            .where(RequestTarget.request_id == _any_of(request_ids))
             .order_by(RequestTarget.request_id, RequestTarget.model_id)
             .execution_options(populate_existing=True)
         ).all()
@@ -318,7 +377,7 @@ class ErasureRequests:
         """Return how many have approved each of these requests."""
         rows = self.session.execute(
             select(Approval.request_id, func.count())
-            .where(Approval.request_id.in_(request_ids))
+            .where(Approval.request_id == _any_of(request_ids))
             .group_by(Approval.request_id)
         )
         return {row[0]: row[1] for row in rows}
@@ -390,6 +449,13 @@ class Holds:
         return self.session.scalars(
             select(Hold).where(_active(now), of).order_by(Hold.created_at, Hold.id)
         ).all()
+
+    def on(self, record_ids: Collection[int], model_ids: Collection[UUID]) -> Sequence[Hold]:
+        """Return the holds on any of these that nobody has lifted; some may have expired."""
+        if not record_ids and not model_ids:
+            return []
+        of = or_(Hold.record_id.in_(record_ids), Hold.model_id.in_(model_ids))
+        return self.session.scalars(select(Hold).where(Hold.ended_at.is_(None), of)).all()
 
     def requests_under(self, hold: Hold) -> Sequence[UUID]:
         """Return the open requests that a hold may concern, in a fixed order."""
