@@ -22,8 +22,9 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -45,6 +46,7 @@ PAGE_ROWS = 50
 SAMPLES = 40
 Say = Callable[[str], None]
 KINDS = ("intake", "list", "read")
+PATH = "/v1/erasure-requests"
 LIMITS = {"LETHE_READS_PER_MINUTE": "1000000000", "LETHE_WRITES_PER_MINUTE": "1000000000"}
 """Calls are counted as ever; only nobody is turned away."""
 
@@ -166,9 +168,17 @@ def bare() -> FastAPI:
     return app
 
 
+@dataclass(frozen=True)
+class Bare:
+    """The floor's server."""
+
+    port: int
+    pid: int
+
+
 @contextmanager
-def floor(url: str, *, log: Path) -> Iterator[int]:
-    """Run the floor's server while in the block; yield its port."""
+def floor(url: str, *, log: Path) -> Iterator[Bare]:
+    """Run the floor's server while in the block."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port: int = listener.getsockname()[1]
     command = [sys.executable, "-m", "uvicorn", "--factory", "benchmarks.load:bare", "--port", str(port)]
@@ -179,7 +189,7 @@ def floor(url: str, *, log: Path) -> Iterator[int]:
         )
     try:
         _answers(f"http://127.0.0.1:{port}/openapi.json", log)
-        yield port
+        yield Bare(port, process.pid)
     finally:
         process.terminate()
         process.wait(START_SECONDS_MAX)
@@ -218,6 +228,8 @@ class Target:
     method: str
     paths: Sequence[str]
     key: str = ""
+    process: int = 0
+    """Who answers, to see what it costs them."""
 
     def called(self, *, clients: int, requests: int) -> dict[str, Any]:
         """Have a client of its own process send so many calls; return what came of them."""
@@ -230,6 +242,7 @@ class Target:
             "headers": {"Authorization": f"Bearer {self.key}"} if self.key else {},
             "name": uuid4().hex,
         }
+        before = _cpu_seconds(self.process)
         done = subprocess.run(
             [sys.executable, "-m", "benchmarks.caller"],
             input=json.dumps(spec),
@@ -240,31 +253,29 @@ class Target:
         if done.returncode:
             raise SystemExit(f"the client failed: {done.stderr}")
         found: dict[str, Any] = json.loads(done.stdout)
+        found["server_cpu_ms"] = 1000 * (_cpu_seconds(self.process) - before) / requests
         if set(found["statuses"]) - {"200", "201"}:
             raise SystemExit(f"not every call was answered: {found['statuses']}")
         return found
 
 
-def targets(kind: str, running: Running, port: int, url: str) -> tuple[Target, Target]:
+def targets(kind: str, *, running: Running, bare: Bare, home: Path, url: str) -> tuple[Target, Target]:
     """Return where a kind of call goes at the floor, and at the service."""
-    mine, key = int(running.url.rpartition(":")[2]), running.keys["officer"]
-    if kind == "intake":
-        return (
-            Target(port=port, method="POST", paths=["/requests"]),
-            Target(port=mine, method="POST", paths=["/v1/erasure-requests"], key=key),
-        )
-    if kind == "list":
-        return (
-            Target(port=port, method="GET", paths=["/requests"]),
-            Target(port=mine, method="GET", paths=[f"/v1/erasure-requests?limit={PAGE_ROWS}"], key=key),
-        )
-    with psycopg.connect(url) as connection, running.client("officer") as client:
-        theirs = [f"/requests/{id_}" for (id_,) in connection.execute("SELECT id FROM bare_rows LIMIT 200")]
-        items = client.get("/v1/erasure-requests", params={"limit": 200}).json()["items"]
-    return (
-        Target(port=port, method="GET", paths=theirs),
-        Target(port=mine, method="GET", paths=[each["links"]["self"] for each in items], key=key),
+    method = "POST" if kind == "intake" else "GET"
+    theirs = Target(port=bare.port, method=method, paths=["/requests"], process=bare.pid)
+    mine = replace(
+        theirs,
+        port=int(running.url.rpartition(":")[2]),
+        paths=[PATH if kind == "intake" else f"{PATH}?limit={PAGE_ROWS}"],
+        key=running.keys["officer"],
+        process=pids(home)["api"],
     )
+    if kind != "read":
+        return theirs, mine
+    with psycopg.connect(url) as connection, running.client("officer") as client:
+        ids = [f"/requests/{id_}" for (id_,) in connection.execute("SELECT id FROM bare_rows LIMIT 200")]
+        items = client.get(PATH, params={"limit": 200}).json()["items"]
+    return replace(theirs, paths=ids), replace(mine, paths=[each["links"]["self"] for each in items])
 
 
 def compared(
@@ -316,6 +327,12 @@ def remembered(mine: Target, home: Path, *, clients: int, requests: int, say: Sa
     }
 
 
+def _cpu_seconds(pid: int) -> float:
+    """Return how long a process has computed so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def _family(pid: int) -> list[int]:
     """Return a process and its children: the API may be several."""
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
@@ -327,15 +344,14 @@ def _resident_mib(pid: int) -> float:
 
 
 def _median(found: Sequence[dict[str, Any]]) -> dict[str, float]:
-    names = ("per_second", "p50_ms", "p99_ms", "max_ms", "cpu_share")
+    names = ("per_second", "p50_ms", "p99_ms", "max_ms", "cpu_share", "server_cpu_ms")
     return {name: round(statistics.median(each[name] for each in found), 2) for name in names}
 
 
-def filled(running: Running, url: str, *, rows: int, clients: int, say: Say) -> None:
-    """Let the service receive requests until it has so many, and copy their rows to the floor."""
+def filled(intake: Target, url: str, *, rows: int, clients: int, say: Say) -> None:
+    """Let the service receive so many requests, and copy their rows to the floor."""
     say(f"fills: {rows} requests")
-    _, mine = targets("intake", running, 0, url)
-    mine.called(clients=clients, requests=rows)
+    intake.called(clients=clients, requests=rows)
     with psycopg.connect(url) as connection:
         connection.execute(COPIED)
         connection.execute(INDEXED)
@@ -363,18 +379,18 @@ def measured(given: argparse.Namespace, say: Say) -> dict[str, Any]:
         ):
             with psycopg.connect(url) as connection:
                 connection.execute(TABLE)
-            if given.memory:
-                _, mine = targets("intake", running, 0, url)
-                result["memory"] = remembered(
-                    mine, home, clients=given.clients, requests=given.memory, say=say
-                )
-                return result
-            kinds = [kind for kind in KINDS if kind in given.only.split(",")]
-            if {"list", "read"} & set(kinds):
-                filled(running, url, rows=given.rows, clients=given.clients, say=say)
-            with floor(url, log=home / "bare.log") as port:
-                for kind in kinds:
-                    theirs, mine = targets(kind, running, port, url)
+            with floor(url, log=home / "bare.log") as bare:
+                where = partial(targets, running=running, bare=bare, home=home, url=url)
+                _, intake = where("intake")
+                if given.memory:
+                    result["memory"] = remembered(
+                        intake, home, clients=given.clients, requests=given.memory, say=say
+                    )
+                    return result
+                if given.only != "intake":
+                    filled(intake, url, rows=given.rows, clients=given.clients, say=say)
+                for kind in [kind for kind in KINDS if kind in given.only.split(",")]:
+                    theirs, mine = where(kind)
                     result[kind] = compared(
                         kind,
                         theirs,
@@ -399,8 +415,8 @@ def table(result: dict[str, Any]) -> str:
         )
         return "\n".join([*lines, said])
     lines += [
-        "| | bare/s | service/s | ratio | bare p50 ms | p99 | service p50 ms | p99 | client's share |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| | bare/s | service/s | ratio | bare p50 ms | p99 | service p50 | p99 | server CPU ms | client's |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for kind in KINDS:
         if kind in result:
@@ -412,7 +428,7 @@ def table(result: dict[str, Any]) -> str:
                 f"{result[kind]['ratio']:.3f}",
             ]
             cells += [f"{side[name]:.1f}" for side in (bare, mine) for name in ("p50_ms", "p99_ms")]
-            cells.append(f"{bare['cpu_share']:.2f}, {mine['cpu_share']:.2f}")
+            cells += [f"{bare[name]:.2f}, {mine[name]:.2f}" for name in ("server_cpu_ms", "cpu_share")]
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 

@@ -11,7 +11,7 @@ from app.audit import service as audit
 from app.audit.service import Entry
 from app.auth.service import Caller
 from app.erasure import matching, steps
-from app.erasure.lifecycle import OPEN, Sort, State
+from app.erasure.lifecycle import OPEN, STAGES, Sort
 from app.erasure.matching import Identifier
 from app.erasure.repository import ErasureRequests, Filter
 from app.erasure.steps import View
@@ -122,20 +122,19 @@ def _known(session: Session, request_id: UUID) -> None:
         raise NotFound("there is no such request")
 
 
-def _views(session: Session, found: Sequence[ErasureRequest]) -> list[View]:
-    """Return requests as they are shown, with two questions more, however many they are."""
-    requests, targets = ErasureRequests(session), defaultdict[UUID, list[RequestTarget]](list)
+def _views(session: Session, found: Sequence[tuple[ErasureRequest, int]]) -> list[View]:
+    """Return requests as they are shown; the models under way are asked for at once, if there are any."""
+    targets = defaultdict[UUID, list[RequestTarget]](list)
     # A withdrawn request has nothing under way; its rows only tell that it once was scheduled.
-    under_way = [request.id for request in found if request.state != State.WITHDRAWN]
-    for target in requests.targets(under_way):
+    under_way = [request.id for request, _ in found if request.state in STAGES]
+    for target in ErasureRequests(session).targets(under_way) if under_way else ():
         targets[target.request_id].append(target)
-    approvals = requests.approval_counts([request.id for request in found])
     return [
         View(
             request=request,
             targets=tuple(targets[request.id]),
-            approvals=approvals.get(request.id, 0),
+            approvals=approvals,
             approvals_needed=steps.approvals_needed(session, request),
         )
-        for request in found
+        for request, approvals in found
     ]

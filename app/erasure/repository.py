@@ -24,7 +24,7 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.dialects.postgresql import ARRAY, array
-from sqlalchemy.orm import InstrumentedAttribute
+from sqlalchemy.orm import InstrumentedAttribute, defer
 from sqlalchemy.orm.attributes import set_committed_value
 
 from app.erasure.lifecycle import OPEN, Sort
@@ -71,6 +71,19 @@ class Filter:
     subject_macs: tuple[bytes, ...] = ()
 
 
+_APPROVALS = (
+    select(func.count())
+    .select_from(Approval)
+    .where(Approval.request_id == ErasureRequest.id)
+    .correlate(ErasureRequest)
+    .scalar_subquery()
+)
+
+
+_UNSEEN = defer(ErasureRequest.subject_macs, raiseload=True)
+"""Whom a request is about is asked for by those who search for them, not by those who look at it."""
+
+
 def _any_of(ids: Collection[UUID]) -> ColumnElement[UUID]:
     """Return one array for all of them: a statement that is the same however many there are."""
     return func.any(cast(list(ids), ARRAY(Uuid)))
@@ -106,11 +119,11 @@ class ErasureRequests:
         """Return a request as it is."""
         return self.session.get(ErasureRequest, request_id)
 
-    def these(self, request_ids: Collection[UUID]) -> Sequence[ErasureRequest]:
-        """Return requests as they are, in no order."""
-        return self.session.scalars(
-            select(ErasureRequest).where(ErasureRequest.id == _any_of(request_ids))
-        ).all()
+    def these(self, request_ids: Collection[UUID]) -> list[tuple[ErasureRequest, int]]:
+        """Return requests as they are, and how many have approved each; in no order."""
+        query = select(ErasureRequest, _APPROVALS).options(_UNSEEN)
+        query = query.where(ErasureRequest.id == _any_of(request_ids))
+        return [(row[0], row[1]) for row in self.session.execute(query)]
 
     def locked(self, request_id: UUID) -> ErasureRequest | None:
         """Return a request as it is now, locked until the commit."""
@@ -179,33 +192,19 @@ class ErasureRequests:
         now: datetime,
         after: tuple[datetime, UUID] | None,
         limit: int,
-    ) -> Sequence[ErasureRequest]:
-        """Return requests in the order asked for, from after a place on."""
+    ) -> list[tuple[ErasureRequest, int]]:
+        """Return requests in the order asked for, from after a place on, and how many approved each."""
         by: InstrumentedAttribute[datetime]
         by, newest_first = (
             (ErasureRequest.created_at, True) if sort is Sort.NEWEST else (ErasureRequest.due_at, False)
         )
         place = tuple_(by, ErasureRequest.id)
         order = (by.desc(), ErasureRequest.id.desc()) if newest_first else (by, ErasureRequest.id)
-        query = select(ErasureRequest).where(*_conditions(chosen, now)).order_by(*order).limit(limit)
+        query = select(ErasureRequest, _APPROVALS).options(_UNSEEN).where(*_conditions(chosen, now))
+        query = query.order_by(*order).limit(limit)
         if after is not None:
             query = query.where(place < after if newest_first else place > after)
-        return self.session.scalars(query).all()
-
-    def open_of(self, macs: Sequence[bytes], *, besides: UUID) -> UUID | None:
-        """Return the oldest open request that was made with one of these identifiers."""
-        if not macs:
-            return None
-        return self.session.scalar(
-            select(ErasureRequest.id)
-            .where(
-                ErasureRequest.subject_macs.overlap(array(macs)),
-                ErasureRequest.state.in_(_OPEN),
-                ErasureRequest.id != besides,
-            )
-            .order_by(ErasureRequest.created_at, ErasureRequest.id)
-            .limit(1)
-        )
+        return [(row[0], row[1]) for row in self.session.execute(query)]
 
     def open_of_each(self, pairs: Sequence[tuple[int, bytes]]) -> dict[int, UUID]:
         """Return by its place the oldest open request that was made with any of a person's identifiers."""
@@ -372,15 +371,6 @@ class ErasureRequests:
         return self.session.scalars(
             select(Approval).where(Approval.request_id == request_id).order_by(Approval.created_at)
         ).all()
-
-    def approval_counts(self, request_ids: Collection[UUID]) -> dict[UUID, int]:
-        """Return how many have approved each of these requests."""
-        rows = self.session.execute(
-            select(Approval.request_id, func.count())
-            .where(Approval.request_id == _any_of(request_ids))
-            .group_by(Approval.request_id)
-        )
-        return {row[0]: row[1] for row in rows}
 
     def approve(self, request_id: UUID, approver_id: UUID, record_set_hash: bytes, *, level: str) -> None:
         """Insert one person's word."""
