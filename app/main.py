@@ -24,7 +24,7 @@ from app.audit import endpoints as audit
 from app.audit import service as chain
 from app.audit.archive import Archive, Standing
 from app.auth import oidc
-from app.auth.dependencies import asks, watches
+from app.auth.dependencies import asks, door, watches
 from app.auth.endpoints import keys as auth
 from app.auth.endpoints import sessions as people
 from app.auth.provider import Provider
@@ -43,6 +43,7 @@ from app.erasure.endpoints import holds as erasure_holds
 from app.erasure.endpoints import identity as erasure_identity
 from app.erasure.endpoints import requests as erasure
 from app.erasure.endpoints import retention as erasure_retention
+from app.erasure.endpoints.joining import intake, shown
 from app.erasure.forgetting import sealed
 from app.http import description, problems, tracing
 from app.http.hub import Hub
@@ -143,6 +144,14 @@ def create_app(settings: Settings, *, clock: Clock = system_clock) -> FastAPI:
         logins=settings.logins_per_minute,
         redis_url=settings.redis_url,
     )
+    app.state.door = door(app.state.transaction, app.state.keyring.api, lambda: app.state.limiter, clock)
+    app.state.intake = intake(
+        app.state.transaction,
+        app.state.keyring.subject,
+        calendar=app.state.calendar,
+        rules=settings.requests_policy,
+    )
+    app.state.shown = shown(app.state.transaction, clock)
     app.state.hub = Hub(lambda: _head(app.state.transaction))
     problems.install(app)
     _mount(app)

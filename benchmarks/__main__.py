@@ -5,7 +5,7 @@ import sys
 LIST = """Each prints a table and takes --help; each number is a ratio against a baseline in the same run.
 
   python -m benchmarks run            every engine and baseline beside retrained oracles, in one table
-  python -m benchmarks.intake         requests taken in per second, against the same row inserted bare
+  python -m benchmarks.load           intake, list and read per second, beside bare FastAPI and psycopg
   python -m benchmarks.imports        a file of requests imported, against a bare COPY of its rows
   python -m benchmarks.registration   registering 100,000 records, against reading and hashing the file
   python -m benchmarks.oracles        the gradient engine, against models retrained without the people

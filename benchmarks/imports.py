@@ -24,7 +24,7 @@ from uuid import uuid4
 import httpx
 import psycopg
 
-from benchmarks.intake import postgres
+from benchmarks.load import postgres
 
 TABLE = "CREATE TABLE IF NOT EXISTS bare_rows (number int PRIMARY KEY, external_ref text, subject text)"
 POLL_SECONDS = 0.25

@@ -26,7 +26,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from app.audit.repository import AuditChain
+from app.audit.repository import AuditChain, Link
 from app.audit.service import START, link
 from app.errors import Conflict, Unavailable
 from app.failpoints import reach
@@ -34,7 +34,6 @@ from app.signing import canonical
 from app.storage import files
 from app.storage.database import Engine, Session, Transaction, on_connect, transactions
 from app.storage.locations import local_path
-from app.tables import AuditEvent
 
 SEGMENT_EVENTS = 1_000
 BATCH_EVENTS = 1_000
@@ -275,7 +274,7 @@ def restore(session: Session, archive: Archive) -> list[Copied]:
     last, rows = bytes(head.hash), []
     for event in lost:
         rows.append(
-            AuditEvent(
+            Link(
                 seq=event.seq,
                 kind=str(event.said["kind"]),
                 subject_id=event.subject,

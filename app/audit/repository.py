@@ -1,13 +1,31 @@
 """SQL of the audit chain: the head row, appended rows, and reading them in order."""
 
 from collections.abc import Iterator, Sequence
+from typing import Final, NamedTuple
 
-from sqlalchemy import func, literal, select, true
+from sqlalchemy import func, literal, select, text, true
 
 from app.storage.database import Session
 from app.tables import AuditCheck, AuditEvent, AuditHead, StatedHead
 
 BATCH_ROWS = 1_000
+_APPEND: Final = text(
+    "INSERT INTO audit_events (seq, kind, subject_id, body, hash, prev_hash)"
+    " SELECT * FROM unnest(CAST(:seq AS bigint[]), CAST(:kind AS text[]), CAST(:subject_id AS text[]),"
+    " CAST(:body AS bytea[]), CAST(:hash AS bytea[]), CAST(:prev_hash AS bytea[]))"
+)
+_FOLLOW: Final = text("UPDATE audit_head SET seq = :seq, hash = :hash WHERE id = 1")
+
+
+class Link(NamedTuple):
+    """One event as it is appended."""
+
+    seq: int
+    kind: str
+    subject_id: str | None
+    body: bytes
+    hash: bytes
+    prev_hash: bytes
 
 
 class AuditChain:
@@ -50,11 +68,13 @@ class AuditChain:
         self.session.merge(check)
         self.session.flush()
 
-    def append(self, head: AuditHead, rows: Sequence[AuditEvent]) -> None:
-        """Insert the rows, in order, and let the locked head follow the last."""
-        head.seq, head.hash = rows[-1].seq, rows[-1].hash
-        self.session.add_all(rows)
-        self.session.flush()
+    def append(self, head: AuditHead, rows: Sequence[Link]) -> None:
+        """Insert the rows, in order, and let the locked head follow the last; one statement for each."""
+        last = rows[-1]
+        columns = {name: [getattr(row, name) for row in rows] for name in Link._fields}
+        self.session.execute(_APPEND, columns)
+        self.session.execute(_FOLLOW, {"seq": last.seq, "hash": last.hash})
+        self.session.expire(head)
 
     def about(self, subject_id: str, *, after: int, limit: int) -> Sequence[AuditEvent]:
         """Return the events about one thing, oldest first."""

@@ -14,7 +14,7 @@ from uuid import UUID
 import rfc8785
 
 from app.audit.events import Event
-from app.audit.repository import AuditChain, StatedHeads
+from app.audit.repository import AuditChain, Link, StatedHeads
 from app.http import ids
 from app.storage.database import Session, before_commit
 from app.tables import AuditCheck, AuditEvent, StatedHead
@@ -86,9 +86,7 @@ def settle(session: Session) -> None:
     for kind, subject_id, body in pending:
         seq, previous = seq + 1, last
         last = link(seq, previous, body)
-        rows.append(
-            AuditEvent(seq=seq, kind=kind, subject_id=subject_id, body=body, hash=last, prev_hash=previous)
-        )
+        rows.append(Link(seq=seq, kind=kind, subject_id=subject_id, body=body, hash=last, prev_hash=previous))
     chain.append(head, rows)
     pending.clear()
 

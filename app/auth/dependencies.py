@@ -4,20 +4,23 @@ The order for every call is: who is it (401), may they (403), then, for a POST, 
 (`app.http.idempotency`). A POST that only asks is declared with `asks`, and needs no key for replays.
 """
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
 from fastapi import Depends, Request
 from fastapi.security import APIKeyCookie, HTTPAuthorizationCredentials, HTTPBearer
+from starlette.concurrency import run_in_threadpool
 
 from app.auth import service, sessions, tokens
 from app.auth.provider import Provider
 from app.auth.scopes import Scope
 from app.auth.service import Caller
 from app.auth.sessions import Lasting
+from app.clock import Clock
 from app.http import idempotency
 from app.http.dependencies import KeyringDep, NowDep, RawBodyDep, SessionDep, keyring, now
+from app.http.grouping import Group
 from app.http.limiting import READS, RateLimiter
 from app.storage.database import Transaction
 
@@ -116,17 +119,97 @@ class Acting:
         return caller
 
 
-def watches(scope: Scope) -> Callable[..., Caller]:
+def watches(scope: Scope) -> Callable[..., Awaitable[Caller]]:
     """Return the dependency for calls that may wait: as `asks`, in a transaction that ends before."""
 
-    def allowed(request: Request, bearer: Bearer, cookie: Cookie) -> Caller:
-        caller = authenticated(request, bearer, cookie)
+    async def allowed(request: Request, bearer: Bearer, cookie: Cookie) -> Caller:
+        caller = await _beforehand(request, bearer, cookie)
         caller.require(scope)
         return caller
 
     return allowed
 
 
+@dataclass(frozen=True)
+class Joining:
+    """The dependency of calls whose effects are committed together (`app.http.grouping`): as `Acting`.
+
+    The key is read here and taken in the batch's transaction.
+    """
+
+    scope: Scope
+
+    async def __call__(
+        self,
+        request: Request,
+        keys: KeyringDep,
+        body: RawBodyDep,
+        at: NowDep,
+        bearer: Bearer,
+        cookie: Cookie,
+        _key: idempotency.KeyHeader = None,
+    ) -> Caller:
+        """Return the caller, if the key has the scope; what is sent is at `request.state.sent`."""
+        caller = await _beforehand(request, bearer, cookie)
+        caller.require(self.scope)
+        request.state.sent = idempotency.sent(
+            keys.idempotency, request, body, principal_id=caller.principal_id, at=at
+        )
+        return caller
+
+
+# Who calls, looked up before the call's own transaction -------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Knock:
+    token: str | None
+    method: str
+
+
+def door(
+    transaction: Transaction, secret: bytes, limiter: Callable[[], RateLimiter], clock: Clock
+) -> Group[_Knock, Caller]:
+    """Return the one door of a process: calls that come at once are let in by one look at each key.
+
+    The look begins after they have come, so a key that is revoked opens nothing from that commit on.
+    """
+
+    def let_in(knocks: Sequence[_Knock]) -> Sequence[Caller | Exception]:
+        at, found = clock(), dict[str | None, Caller | Exception]()
+        with transaction() as session:
+            for token in dict.fromkeys(knock.token for knock in knocks):
+                try:
+                    found[token] = service.authenticate(session, secret, token, at=at)
+                except service.Unauthenticated as refused:
+                    found[token] = refused
+        answers = [found[knock.token] for knock in knocks]
+        known = [
+            (number, answer.principal_id, knocks[number].method)
+            for number, answer in enumerate(answers)
+            if isinstance(answer, Caller)
+        ]
+        for number, too_many in limiter().refused([each[1:] for each in known]).items():
+            answers[known[number][0]] = too_many
+        return answers
+
+    return Group(let_in)
+
+
+async def _beforehand(
+    request: Request, bearer: HTTPAuthorizationCredentials | None, cookie: str | None
+) -> Caller:
+    """Return who calls: by a key with all who knock just now, by anything else alone."""
+    token = bearer.credentials if bearer is not None else None
+    provider: Provider | None = request.app.state.provider
+    by_key = token is not None and (provider is None or token.startswith(tokens.PREFIX))
+    if by_key or (token is None and cookie is None):
+        knocked: Group[_Knock, Caller] = request.app.state.door
+        return await knocked(_Knock(token, request.method))
+    return await run_in_threadpool(authenticated, request, bearer, cookie)
+
+
+RequestsJoin = Annotated[Caller, Depends(Joining(Scope.REQUESTS_CREATE))]
 RequestsCreate = Annotated[Caller, Depends(Acting(Scope.REQUESTS_CREATE), scope="function")]
 RequestsRead = Annotated[Caller, Depends(asks(Scope.REQUESTS_READ), scope="function")]
 RequestsReadPii = Annotated[Caller, Depends(asks(Scope.REQUESTS_READ_PII), scope="function")]

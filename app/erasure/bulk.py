@@ -76,7 +76,8 @@ def _chosen(
     if not isinstance(among, Filter):
         return set(among) - set(excluded)
     limit = REQUESTS_MAX + len(excluded) + 1
-    found = ErasureRequests(session).page(among, sort=Sort.NEWEST, now=at, after=None, limit=limit)
+    page = ErasureRequests(session).page(among, sort=Sort.NEWEST, now=at, after=None, limit=limit)
+    found = [request for request, _ in page]
     chosen = {request.id for request in found} - set(excluded)
     if len(chosen) > REQUESTS_MAX:
         raise Invalid(

@@ -4,7 +4,7 @@ Identifiers become keyed hashes in the first line that sees them; what cannot be
 told by its place alone.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -14,6 +14,7 @@ from app.errors import Invalid, NotFound
 from app.http import ids
 from app.records import content
 from app.records import service as records
+from app.records.service import Match
 from app.registry import service as registry
 from app.storage.database import Session
 from app.tables import ErasureRequest
@@ -92,6 +93,11 @@ def macs(key: bytes, identifiers: Sequence[Identifier]) -> list[bytes]:
 
 def named(session: Session, given: NamedRecords) -> list[int]:
     """Return the rows of records that a caller named; what is unknown is told by its position."""
+    return [match.id for match in named_matches(session, given)]
+
+
+def named_matches(session: Session, given: NamedRecords) -> Sequence[Match]:
+    """Return the records that a caller named; what is unknown is told by its position."""
     try:
         dataset = (
             records.read(session, ids.decode("ds", given.dataset))
@@ -100,8 +106,20 @@ def named(session: Session, given: NamedRecords) -> list[int]:
         )
     except NotFound:
         raise Invalid("there is no such dataset", errors=[("/records/dataset", "unknown")]) from None
-    found = records.locate_named(session, dataset.id, given.external_ids)
-    return [match.id for match in found]
+    return records.locate_named(session, dataset.id, given.external_ids)
+
+
+def models_that_know(session: Session, found: Iterable[Collection[Match]]) -> Mapping[int, Sequence[UUID]]:
+    """Return, of each record that may have been trained on, the models that know it."""
+    learned = {match.id for matches in found for match in matches if match.arm == TRAINED_ARM}
+    return registry.that_know_each(session, learned)
+
+
+def new_set(matches: Collection[Match], known: Mapping[int, Sequence[UUID]]) -> RecordSet:
+    """Return what a new request concerns: nothing of it was approved before, and nothing is exempt."""
+    rows = {match.id: match.dataset_id for match in matches}
+    models = {model_id for id_ in rows for model_id in known.get(id_, ())}
+    return _bound(rows, {}, models)
 
 
 def record_set(session: Session, request: ErasureRequest) -> RecordSet:
@@ -121,16 +139,21 @@ def record_set(session: Session, request: ErasureRequest) -> RecordSet:
     ]
     rows |= {match.id: (match.dataset_id, match.arm) for match in found}
     learned = [id_ for id_, (_, arm) in rows.items() if arm == TRAINED_ARM and exempt.get(id_) is None]
-    models = sorted({*approved, *(model.id for model in registry.that_know(session, learned))})
+    models = {*approved, *(model.id for model in registry.that_know(session, learned))}
+    return _bound({id_: dataset_id for id_, (dataset_id, _) in rows.items()}, exempt, models)
+
+
+def _bound(rows: Mapping[int, UUID], exempt: Mapping[int, str | None], models: Collection[UUID]) -> RecordSet:
+    """Return the set of these records and models, bound by its hash."""
     return RecordSet(
-        records=tuple((id_, dataset_id) for id_, (dataset_id, _) in sorted(rows.items())),
+        records=tuple(sorted(rows.items())),
         exempt=tuple(exempt.get(id_) for id_ in sorted(rows)),
-        models=tuple(models),
+        models=tuple(sorted(models)),
         hash=content.record_set_hash(
-            [ids.encode("mdl", model_id) for model_id in models],
+            [ids.encode("mdl", model_id) for model_id in sorted(models)],
             [
                 (ids.encode("ds", dataset_id), f"rec_{id_}", exemptions.action(exempt.get(id_)))
-                for id_, (dataset_id, _) in rows.items()
+                for id_, dataset_id in rows.items()
             ],
         ),
     )

@@ -1,7 +1,8 @@
 """What is read of requests: lists by filter, what happened, which records, how many are where."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
@@ -13,14 +14,14 @@ from app.auth.service import Caller
 from app.erasure import matching, steps
 from app.erasure.forgetting import sealed
 from app.erasure.forgetting.sealed import Field
-from app.erasure.lifecycle import OPEN, Sort
+from app.erasure.lifecycle import OPEN, STAGES, Sort
 from app.erasure.matching import Identifier
 from app.erasure.repository import ErasureRequests, Filter
 from app.erasure.steps import View
 from app.errors import Gone, NotFound
 from app.http import ids
 from app.storage.database import Session
-from app.tables import ErasureRequest
+from app.tables import ErasureRequest, RequestTarget
 
 FOUND_MAX = 200
 
@@ -74,19 +75,14 @@ def listing(
     limit: int,
 ) -> list[View]:
     """Return requests: newest first, or what is due next first."""
-    requests = ErasureRequests(session)
-    found = requests.page(chosen, sort=sort, now=now, after=after, limit=limit)
-    targets = requests.targets([request.id for request in found])
-    approvals = requests.approval_counts([request.id for request in found])
-    return [
-        View(
-            request=request,
-            targets=tuple(target for target in targets if target.request_id == request.id),
-            approvals=approvals.get(request.id, 0),
-            approvals_needed=steps.approvals_needed(session, request),
-        )
-        for request in found
-    ]
+    found = ErasureRequests(session).page(chosen, sort=sort, now=now, after=after, limit=limit)
+    return _views(session, found)
+
+
+def these(session: Session, request_ids: Collection[UUID]) -> dict[UUID, View]:
+    """Return requests by their ids, as far as they are known."""
+    found = ErasureRequests(session).these(request_ids)
+    return {view.request.id: view for view in _views(session, found)}
 
 
 def search(
@@ -179,3 +175,21 @@ def _known(session: Session, request_id: UUID) -> ErasureRequest:
     if request is None:
         raise NotFound("there is no such request")
     return request
+
+
+def _views(session: Session, found: Sequence[tuple[ErasureRequest, int]]) -> list[View]:
+    """Return requests as they are shown; the models under way are asked for at once, if there are any."""
+    targets = defaultdict[UUID, list[RequestTarget]](list)
+    # A withdrawn request has nothing under way; its rows only tell that it once was scheduled.
+    under_way = [request.id for request, _ in found if request.state in STAGES]
+    for target in ErasureRequests(session).targets(under_way) if under_way else ():
+        targets[target.request_id].append(target)
+    return [
+        View(
+            request=request,
+            targets=tuple(targets[request.id]),
+            approvals=approvals,
+            approvals_needed=steps.approvals_needed(session, request),
+        )
+        for request, approvals in found
+    ]

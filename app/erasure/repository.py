@@ -3,6 +3,7 @@
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
+from typing import Final
 from uuid import UUID
 
 from sqlalchemy import (
@@ -11,6 +12,7 @@ from sqlalchemy import (
     Row,
     RowMapping,
     Select,
+    Uuid,
     and_,
     cast,
     delete,
@@ -19,11 +21,12 @@ from sqlalchemy import (
     insert,
     or_,
     select,
+    text,
     tuple_,
     update,
 )
-from sqlalchemy.dialects.postgresql import array
-from sqlalchemy.orm import InstrumentedAttribute
+from sqlalchemy.dialects.postgresql import ARRAY, array
+from sqlalchemy.orm import InstrumentedAttribute, defer
 from sqlalchemy.orm.attributes import set_committed_value
 
 from app.erasure.lifecycle import OPEN, Sort
@@ -43,6 +46,16 @@ from app.tables import (
 )
 
 _OPEN = tuple(sorted(state.value for state in OPEN))
+_OPEN_OF_EACH: Final = text(
+    "SELECT DISTINCT ON (asked.place) asked.place, r.id"
+    " FROM unnest(CAST(:places AS int[]), CAST(:macs AS bytea[])) AS asked(place, mac)"
+    " JOIN erasure_requests r ON r.subject_macs @> ARRAY[asked.mac]"
+    " WHERE r.state = ANY(CAST(:open AS text[])) ORDER BY asked.place, r.created_at, r.id"
+)
+_NAME_ALL: Final = text(
+    "INSERT INTO request_records (request_id, record_id)"
+    " SELECT * FROM unnest(CAST(:requests AS uuid[]), CAST(:records AS bigint[]))"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +74,24 @@ class Filter:
     model: UUID | None = None
     external_ref: str | None = None
     subject_macs: tuple[bytes, ...] = ()
+
+
+_APPROVALS = (
+    select(func.count())
+    .select_from(Approval)
+    .where(Approval.request_id == ErasureRequest.id)
+    .correlate(ErasureRequest)
+    .scalar_subquery()
+)
+
+
+_UNSEEN = defer(ErasureRequest.subject_macs, raiseload=True)
+"""Whom a request is about is asked for by those who search for them, not by those who look at it."""
+
+
+def _any_of(ids: Collection[UUID]) -> ColumnElement[UUID]:
+    """Return one array for all of them: a statement that is the same however many there are."""
+    return func.any(cast(list(ids), ARRAY(Uuid)))
 
 
 def overdue(now: datetime) -> ColumnElement[bool]:
@@ -84,9 +115,20 @@ class ErasureRequests:
         self.session.add(request)
         self.session.flush()
 
+    def add_all(self, requests: Sequence[ErasureRequest]) -> None:
+        """Insert requests, in their order."""
+        self.session.add_all(requests)
+        self.session.flush()
+
     def get(self, request_id: UUID) -> ErasureRequest | None:
         """Return a request as it is."""
         return self.session.get(ErasureRequest, request_id)
+
+    def these(self, request_ids: Collection[UUID]) -> list[tuple[ErasureRequest, int]]:
+        """Return requests as they are, and how many have approved each; in no order."""
+        query = select(ErasureRequest, _APPROVALS).options(_UNSEEN)
+        query = query.where(ErasureRequest.id == _any_of(request_ids))
+        return [(row[0], row[1]) for row in self.session.execute(query)]
 
     def locked(self, request_id: UUID) -> ErasureRequest | None:
         """Return a request as it is now, locked until the commit."""
@@ -104,6 +146,16 @@ class ErasureRequests:
                 ErasureRequest.submitted_by == submitted_by, ErasureRequest.external_ref == external_ref
             )
         )
+
+    def references(self, given: Collection[tuple[UUID, str]]) -> set[tuple[UUID, str | None]]:
+        """Return which of these (whose, number of its own) there are requests of."""
+        if not given:
+            return set()
+        place = tuple_(ErasureRequest.submitted_by, ErasureRequest.external_ref)
+        found = self.session.execute(
+            select(ErasureRequest.submitted_by, ErasureRequest.external_ref).where(place.in_(given))
+        )
+        return {(row[0], row[1]) for row in found}
 
     def move(self, request: ErasureRequest, *, to: str) -> None:
         """Set the state if it is still what this session saw, and count the version."""
@@ -145,33 +197,33 @@ class ErasureRequests:
         now: datetime,
         after: tuple[datetime, UUID] | None,
         limit: int,
-    ) -> Sequence[ErasureRequest]:
-        """Return requests in the order asked for, from after a place on."""
+    ) -> list[tuple[ErasureRequest, int]]:
+        """Return requests in the order asked for, from after a place on, and how many approved each."""
         by: InstrumentedAttribute[datetime]
         by, newest_first = (
             (ErasureRequest.created_at, True) if sort is Sort.NEWEST else (ErasureRequest.due_at, False)
         )
         place = tuple_(by, ErasureRequest.id)
         order = (by.desc(), ErasureRequest.id.desc()) if newest_first else (by, ErasureRequest.id)
-        query = select(ErasureRequest).where(*_conditions(chosen, now)).order_by(*order).limit(limit)
+        query = select(ErasureRequest, _APPROVALS).options(_UNSEEN).where(*_conditions(chosen, now))
+        query = query.order_by(*order).limit(limit)
         if after is not None:
             query = query.where(place < after if newest_first else place > after)
-        return self.session.scalars(query).all()
+        return [(row[0], row[1]) for row in self.session.execute(query)]
 
-    def open_of(self, macs: Sequence[bytes], *, besides: UUID) -> UUID | None:
-        """Return the oldest open request that was made with one of these identifiers."""
-        if not macs:
-            return None
-        return self.session.scalar(
-            select(ErasureRequest.id)
-            .where(
-                ErasureRequest.subject_macs.overlap(array(macs)),
-                ErasureRequest.state.in_(_OPEN),
-                ErasureRequest.id != besides,
-            )
-            .order_by(ErasureRequest.created_at, ErasureRequest.id)
-            .limit(1)
+    def open_of_each(self, pairs: Sequence[tuple[int, bytes]]) -> dict[int, UUID]:
+        """Return by its place the oldest open request that was made with any of a person's identifiers."""
+        if not pairs:
+            return {}
+        found = self.session.execute(
+            _OPEN_OF_EACH,
+            {
+                "places": [place for place, _ in pairs],
+                "macs": [mac for _, mac in pairs],
+                "open": list(_OPEN),
+            },
         )
+        return {row.place: row.id for row in found}
 
     def to_warn_of(
         self, *, policy: str, warn_days: Collection[int], now: datetime, limit: int
@@ -216,6 +268,12 @@ class ErasureRequests:
         if record_ids:
             rows = [{"request_id": request_id, "record_id": record_id} for record_id in record_ids]
             self.session.execute(insert(RequestRecord), rows)
+
+    def name_all(self, pairs: Sequence[tuple[UUID, int]]) -> None:
+        """Let requests name records: (request, record)."""
+        if pairs:
+            requests, named = [list(column) for column in zip(*pairs, strict=True)]
+            self.session.execute(_NAME_ALL, {"requests": requests, "records": named})
 
     def records(self, request_id: UUID) -> Sequence[Row[int, UUID, str, datetime | None, str | None]]:
         """Return (id, dataset, arm, when erased, why exempt) of the records that the request names."""
@@ -296,7 +354,7 @@ class ErasureRequests:
         """Return the targets of requests, in a fixed order."""
         return self.session.scalars(
             select(RequestTarget)
-            .where(RequestTarget.request_id.in_(request_ids))
+            .where(RequestTarget.request_id == _any_of(request_ids))
             .order_by(RequestTarget.request_id, RequestTarget.model_id)
             .execution_options(populate_existing=True)
         ).all()
@@ -341,15 +399,6 @@ class ErasureRequests:
         return self.session.scalars(
             select(Approval).where(Approval.request_id == request_id).order_by(Approval.created_at)
         ).all()
-
-    def approval_counts(self, request_ids: Collection[UUID]) -> dict[UUID, int]:
-        """Return how many have approved each of these requests."""
-        rows = self.session.execute(
-            select(Approval.request_id, func.count())
-            .where(Approval.request_id.in_(request_ids))
-            .group_by(Approval.request_id)
-        )
-        return {row[0]: row[1] for row in rows}
 
     def approve(self, request_id: UUID, approver_id: UUID, record_set_hash: bytes, *, level: str) -> None:
         """Insert one person's word."""
@@ -418,6 +467,13 @@ class Holds:
         return self.session.scalars(
             select(Hold).where(_active(now), of).order_by(Hold.created_at, Hold.id)
         ).all()
+
+    def on(self, record_ids: Collection[int], model_ids: Collection[UUID]) -> Sequence[Hold]:
+        """Return the holds on any of these that nobody has lifted; some may have expired."""
+        if not record_ids and not model_ids:
+            return []
+        of = or_(Hold.record_id.in_(record_ids), Hold.model_id.in_(model_ids))
+        return self.session.scalars(select(Hold).where(Hold.ended_at.is_(None), of)).all()
 
     def requests_under(self, hold: Hold) -> Sequence[UUID]:
         """Return the open requests that a hold may concern, in a fixed order."""

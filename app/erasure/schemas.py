@@ -532,21 +532,26 @@ class HoldOut(BaseModel):
 
 def receipt(view: View) -> Receipt:
     """Return the receipt of a call on this request."""
+    return Receipt(**_received(view))
+
+
+def _received(view: View) -> dict[str, Any]:
+    """Return what a receipt and a request in full have in common."""
     request = view.request
     here = f"/v1/erasure-requests/{ids.encode('er', request.id)}"
-    return Receipt(
-        id=request.id,
-        state=State(request.state),
-        version=request.version,
-        received_at=request.received_at,
-        due_on=request.due_on,
-        due_at=request.due_at,
-        records_matched=request.records_matched,
-        record_set_hash=bytes(request.record_set_hash).hex() if request.record_set_hash else None,
-        links=Links(
+    return {
+        "id": request.id,
+        "state": State(request.state),
+        "version": request.version,
+        "received_at": request.received_at,
+        "due_on": request.due_on,
+        "due_at": request.due_at,
+        "records_matched": request.records_matched,
+        "record_set_hash": bytes(request.record_set_hash).hex() if request.record_set_hash else None,
+        "links": Links(
             self=here, events=f"{here}/events", records=f"{here}/records", certificates=f"{here}/certificates"
         ),
-    )
+    }
 
 
 def shown(view: View, now: datetime) -> RequestOut:
@@ -561,9 +566,7 @@ def shown(view: View, now: datetime) -> RequestOut:
             notified_on=request.extension_notified_on,
         )
     return RequestOut(
-        **receipt(view).model_dump(mode="python", exclude={"id", "links"}),
-        id=request.id,
-        links=receipt(view).links,
+        **_received(view),
         attention=request.attention,
         overdue=view.overdue(now),
         clock_paused=request.clock_paused,

@@ -1,7 +1,7 @@
 """What can be done to a request: receive, resolve, approve, withdraw, reject, and what jobs do to it.
 
-What the verbs are made of: `steps`. Its clock: `timing`; what holds it: `holds`; what is read of it:
-`reading`; what it concerns: `matching`.
+What the verbs are made of: `steps`; many requests at once: `receiving`. Its clock: `timing`; what holds
+it: `holds`; what is read of it: `reading`; what it concerns: `matching`.
 """
 
 from collections.abc import Collection, Sequence
@@ -13,16 +13,17 @@ from app.audit import events
 from app.audit import service as audit
 from app.auth import service as auth
 from app.auth.service import Caller
-from app.erasure import deadlines, exemptions, identity, matching, policy, steps
+from app.erasure import exemptions, matching, policy, receiving, steps
 from app.erasure.calendars import Calendar
 from app.erasure.exemptions import Exemption, Ground
 from app.erasure.forgetting import sealed
 from app.erasure.forgetting.sealed import Field
 from app.erasure.lifecycle import ENDS, State, advance_stage, begun, earliest
 from app.erasure.matching import Contents, Identifier, NamedRecords, RecordSet
+from app.erasure.receiving import Asked
 from app.erasure.repository import ErasureRequests, Holds
 from app.erasure.steps import Expected, Notice, View
-from app.errors import Conflict, Forbidden, Invalid, NotFound
+from app.errors import Conflict, Forbidden, Invalid, NotFound, Problem
 from app.queue import Stage
 from app.records import service as records
 from app.registry import service as registry
@@ -43,75 +44,34 @@ def receive(
     note: str | None = None,
     vouched: bool = True,
     subject_key: bytes = b"",
-    subject_macs: Sequence[bytes] = (),
     calendar: Calendar,
     rules: str = "default",
     received_at: datetime,
     submitted_at: datetime | None = None,
-    one_of_many: bool = False,
 ) -> View:
     """Receive a data subject's request to be forgotten (GDPR Art. 17), and find what it concerns.
 
     Where the source does not vouch for who asks, nothing is searched for before that is proven. Who asked
-    another first (`submitted_at`), whom we serve, is answered in time from then on. Who came in a file is
-    known by keyed hashes alone (`subject_macs`); of many in one transaction (`one_of_many`) the caller writes
-    the events down at its end, as nobody else can meanwhile.
+    another first (`submitted_at`), whom we serve, is answered in time from then on. Many: `receiving`.
     """
-    macs = [*matching.macs(subject_key, identifiers), *subject_macs]
-    requests = ErasureRequests(session)
-    if external_ref is not None and requests.by_external_ref(submitted_by, external_ref):
-        raise Conflict("a request of yours has this reference", code="external-ref-used")
-    received_on = calendar.day_of(submitted_at or received_at)
-    dates = deadlines.dates(received_on, calendar.days, target_days=policy.load(rules).internal_target_days)
-    request = ErasureRequest(
-        state=State.RECEIVED,
-        version=1,
+    asked = Asked(
         submitted_by=submitted_by,
+        macs=matching.macs(subject_key, identifiers),
+        named=named,
         external_ref=external_ref,
-        subject_macs=macs,
-        content_macs=[] if contents is None else contents.macs(),
+        content_macs=() if contents is None else contents.macs(),
+        written=receiving.written(identifiers, note),
+        vouched=vouched,
         received_at=received_at,
-        received_on=received_on,
-        due_on=dates.due_on,
-        due_at=calendar.end_of(dates.due_on),
-        due_without_pause=dates.due_without_pause,
-        internal_target=dates.internal_target,
-        calendar=f"{deadlines.RULE} {calendar.name}",
-        jurisdiction=calendar.jurisdiction,
-        time_zone=calendar.zone.key,
-        policy=rules,
-        records_matched=0,
+        submitted_at=submitted_at,
     )
-    requests.add(request)
-    sealed.begin(session, request.id, _written(identifiers, note))
-    request.duplicate_of = requests.open_of(macs, besides=request.id)
-    audit.record(
-        session,
-        events.RequestReceived(
-            request.id,
-            submitted_by,
-            len(macs) + len(request.content_macs),
-            dates.due_on.isoformat(),
-            received_at,
-        ),
-    )
-    failpoints.reach("intake.received")
-    if named is not None:
-        requests.name_records(request.id, matching.named(session, named))
-    if vouched:
-        steps.move(session, request, State.TRIAGE, at=received_at)
-        steps.locate(session, request, at=received_at)
-    else:
-        steps.move(session, request, State.IDENTITY_PENDING, at=received_at)
-        identity.begin(session, request, at=received_at)
-    if not calendar.knows(dates.due_on):
-        steps.attend(session, request, "calendar", at=received_at)
-    failpoints.reach("intake.located")
-    if not one_of_many:
-        audit.settle(session)
+    [view] = receiving.receive(session, [asked], calendar=calendar, rules=rules)
+    if isinstance(view, Problem):
+        raise view
+    audit.settle(session)
     failpoints.reach("intake.audited")
     after_commit(session, lambda: failpoints.reach("intake.committed"))
-    return steps.view(session, request)
+    return view
 
 
 def resolve(session: Session, request_id: UUID, *, expecting: Expected = None, at: datetime) -> View:
@@ -431,17 +391,6 @@ def raise_attention(session: Session, request_id: UUID, reason: str, *, at: date
 
 
 # Steps -------------------------------------------------------------------------------------------
-
-
-def _written(identifiers: Sequence[Identifier], note: str | None) -> dict[Field, bytes]:
-    """Return what of a person is sealed with a new request: what intake was given, and nothing else."""
-    given = {}
-    if identifiers:
-        listed = [(each.type, each.value, each.hashed) for each in identifiers]
-        given[Field.IDENTIFIERS] = sealed.written(listed)
-    if note is not None:
-        given[Field.NOTE] = note.encode()
-    return given
 
 
 def _approvable(

@@ -6,9 +6,9 @@ holds a 201 for a row that was rolled back (A31).
 
 import ipaddress
 import sys
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 from fastapi import Depends, Request
 
@@ -18,12 +18,17 @@ from app.storage.database import DatabaseError, Session, Transaction
 from app.storage.keyring import Keyring
 from app.storage.objects import ObjectStore
 
+Found = TypeVar("Found")
 IPV6_CUSTOMER_BITS = 64
 
 
 def session(request: Request) -> Iterator[Session]:
     """Open the call's one transaction; commit it if nothing was raised."""
-    transaction: Transaction = request.app.state.transaction
+    yield from whole(request.app.state.transaction)
+
+
+def whole(transaction: Transaction) -> Iterator[Session]:
+    """Yield a transaction; `Unavailable` (`not-committed`) where it is unsure what became of its commit."""
     opened = transaction()
     current = opened.__enter__()
     try:
@@ -70,16 +75,25 @@ def transaction(request: Request) -> Transaction:
     return found
 
 
+def at_once(look: Callable[[Request], Found]) -> Callable[[Request], Awaitable[Found]]:
+    """Return a look at what is there as a dependency without a thread: a way there and back costs more."""
+
+    async def found(request: Request) -> Found:
+        return look(request)
+
+    return found
+
+
 async def raw_body(request: Request) -> bytes:
     """Return the body as it was sent; bounded by the middleware."""
     return await request.body()
 
 
 SessionDep = Annotated[Session, Depends(session, scope="function")]
-NowDep = Annotated[datetime, Depends(now)]
-SettingsDep = Annotated[Settings, Depends(settings)]
-KeyringDep = Annotated[Keyring, Depends(keyring)]
-ObjectsDep = Annotated[ObjectStore, Depends(objects)]
+NowDep = Annotated[datetime, Depends(at_once(now))]
+SettingsDep = Annotated[Settings, Depends(at_once(settings))]
+KeyringDep = Annotated[Keyring, Depends(at_once(keyring))]
+ObjectsDep = Annotated[ObjectStore, Depends(at_once(objects))]
 RawBodyDep = Annotated[bytes, Depends(raw_body)]
 TransactionDep = Annotated[Transaction, Depends(transaction)]
 

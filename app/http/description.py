@@ -43,7 +43,7 @@ def install(app: FastAPI) -> None:
     app.openapi = described  # type: ignore[method-assign]  # as FastAPI has it extended
 
 
-def only_named(request: Request) -> None:
+async def only_named(request: Request) -> None:
     """Refuse query parameters that the description does not name; a dependency of every call."""
     if not request.query_params:
         return

@@ -13,6 +13,7 @@ The receipt is written in the transaction of the effect, so a failed call frees 
 import hashlib
 import hmac
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Final
@@ -20,7 +21,7 @@ from uuid import UUID
 
 from fastapi import Header, Request
 from fastapi.responses import Response
-from sqlalchemy import func, select
+from sqlalchemy import select, text, tuple_
 from sqlalchemy.dialects.postgresql import insert
 
 from app.errors import Conflict, Invalid
@@ -39,7 +40,11 @@ KeyHeader = Annotated[
         description="Of your choice, a new one for each intent: a call that is sent again is not run again.",
     ),
 ]
-"""How a call's key is described; `claim` reads it itself, so that it has codes of its own."""
+"""How a call's key is described; `sent` reads it itself, so that it has codes of its own."""
+_LOCKS: Final = text(
+    "SELECT pg_try_advisory_xact_lock(hashtextextended(name, 0))"
+    " FROM unnest(CAST(:names AS text[])) WITH ORDINALITY AS asked(name, place) ORDER BY place"
+)
 
 
 class Replay(Exception):  # noqa: N818  not an error: the answer is already known
@@ -51,51 +56,102 @@ class Replay(Exception):  # noqa: N818  not an error: the answer is already know
         self.receipt = receipt
 
 
-@dataclass(frozen=True)
-class Claim:
-    """A key that this transaction holds: its receipt is still to be written."""
+@dataclass(frozen=True, kw_only=True)
+class Sent:
+    """A call as it was sent: whose it is, under which key, and what it was, as a keyed hash."""
 
-    session: Session
     principal_id: UUID
     key: str
     fingerprint: bytes
     at: datetime
 
 
-def claim(
-    session: Session, secret: bytes, request: Request, body: bytes, *, principal_id: UUID, at: datetime
-) -> Claim:
-    """Take the call's key for this transaction; raise what is already known about it."""
+@dataclass(frozen=True)
+class Claim:
+    """A key that this transaction holds: its receipt is still to be written."""
+
+    session: Session
+    call: Sent
+
+
+def sent(secret: bytes, request: Request, body: bytes, *, principal_id: UUID, at: datetime) -> Sent:
+    """Return the call with its key; Invalid without one."""
     key = request.headers.get(HEADER)
     if key is None:
         raise Invalid(f"this call needs the header {HEADER}", code="idempotency-key-missing")
     if not KEY.fullmatch(key):
         raise Invalid(f"{HEADER} has 1 to 255 visible ASCII characters", code="idempotency-key-malformed")
-    lock = func.hashtextextended(f"{principal_id}|{key}", 0)
-    if not session.scalar(select(func.pg_try_advisory_xact_lock(lock))):
-        raise Conflict("the first call with this key is still running", code="idempotency-key-in-use")
     mark = fingerprint(secret, request.method, request.url.path, body)
-    receipt = session.get(IdempotencyKey, (principal_id, key))
-    if receipt is not None and receipt.created_at > at - KEPT:
-        raise _answered(receipt, mark)
-    return Claim(session, principal_id, key, mark, at)
+    return Sent(principal_id=principal_id, key=key, fingerprint=mark, at=at)
+
+
+def claim(
+    session: Session, secret: bytes, request: Request, body: bytes, *, principal_id: UUID, at: datetime
+) -> Claim:
+    """Take the call's key for this transaction; raise what is already known about it."""
+    call = sent(secret, request, body, principal_id=principal_id, at=at)
+    [known] = claim_all(session, [call])
+    if known is not None:
+        raise known
+    return Claim(session, call)
+
+
+def claim_all(session: Session, calls: Sequence[Sent]) -> list[Exception | None]:
+    """Take the keys of several calls for this transaction; return what is already known of each, or None.
+
+    The receipts are looked for by a statement of its own, so that it sees what was committed until the
+    locks were had. The lock lets its own session pass twice: of two calls with one key the second waits
+    for no one, and is told so here.
+    """
+    names = [f"{call.principal_id}|{call.key}" for call in calls]
+    had = session.execute(_LOCKS, {"names": names}).scalars().all()
+    places = [(call.principal_id, call.key) for call in calls]
+    query = select(IdempotencyKey).where(tuple_(IdempotencyKey.principal_id, IdempotencyKey.key).in_(places))
+    receipts = {(each.principal_id, each.key): each for each in session.scalars(query)}
+    found: list[Exception | None] = []
+    for number, call in enumerate(calls):
+        receipt = receipts.get((call.principal_id, call.key))
+        if not had[number] or names[number] in names[:number]:
+            found.append(
+                Conflict("the first call with this key is still running", code="idempotency-key-in-use")
+            )
+        elif receipt is not None and receipt.created_at > call.at - KEPT:
+            found.append(_answered(receipt, call.fingerprint))
+        else:
+            found.append(None)
+    return found
 
 
 def keep(claimed: Claim, response: Response) -> None:
     """Write the receipt, in the transaction of the effect; a secret is not kept."""
-    secret = "no-store" in response.headers.get("cache-control", "")
-    values = {
-        "fingerprint": claimed.fingerprint,
-        "status": response.status_code,
-        "headers": {name: response.headers[name] for name in KEPT_HEADERS if name in response.headers},
-        "body": b"" if secret else bytes(response.body),
-        "created_at": claimed.at,
-    }
-    claimed.session.execute(
-        insert(IdempotencyKey)
-        .values(principal_id=claimed.principal_id, key=claimed.key, **values)
-        .on_conflict_do_update(index_elements=["principal_id", "key"], set_=values)
-    )
+    keep_all(claimed.session, [(claimed.call, response)])
+
+
+def keep_all(session: Session, answered: Sequence[tuple[Sent, Response]]) -> None:
+    """Write the receipts of several calls."""
+    if not answered:
+        return
+    row = IdempotencyKey
+    columns = (row.principal_id, row.key, row.fingerprint, row.status, row.headers, row.body, row.created_at)
+    rows = [
+        {
+            "principal_id": call.principal_id,
+            "key": call.key,
+            "fingerprint": call.fingerprint,
+            "status": response.status_code,
+            "headers": {name: response.headers[name] for name in KEPT_HEADERS if name in response.headers},
+            "body": b"" if _secret(response) else bytes(response.body),
+            "created_at": call.at,
+        }
+        for call, response in answered
+    ]
+    given = insert(row)
+    changed = {each.name: given.excluded[each.name] for each in columns[2:]}
+    session.execute(given.on_conflict_do_update(index_elements=["principal_id", "key"], set_=changed), rows)
+
+
+def _secret(response: Response) -> bool:
+    return "no-store" in response.headers.get("cache-control", "")
 
 
 def replay(receipt: IdempotencyKey) -> Response:

@@ -13,13 +13,14 @@ from app.errors import NotFound
 
 ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 DIGITS = 26
+_PAIRS = tuple(first + second for first in ALPHABET for second in ALPHABET)
 VALUES = {digit: value for value, digit in enumerate(ALPHABET)}
 
 
 def encode(prefix: str, id: UUID) -> str:  # noqa: A002  the field's own word
     """Return `er_...` for a request's UUID: 128 bits in 26 digits of five, the first at most 7."""
     number = id.int
-    return f"{prefix}_" + "".join(ALPHABET[(number >> shift) & 31] for shift in range(125, -1, -5))
+    return f"{prefix}_" + "".join([_PAIRS[(number >> shift) & 1023] for shift in range(120, -1, -10)])
 
 
 def decode(prefix: str, text: str) -> UUID:

@@ -6,6 +6,7 @@ itself, because a limit that turns an outage into refusals protects nobody.
 
 import math
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from uuid import UUID
 
@@ -45,8 +46,30 @@ class RateLimiter:
 
     def require(self, principal_id: UUID, method: str) -> None:
         """Count a call; RateLimited if it is one too many."""
-        kind, item = ("read", self._reads) if method in READS else ("write", self._writes)
-        self._count(principal_id, kind, item)
+        self._require(principal_id, method, calls=1)
+
+    def refused(self, calls: Sequence[tuple[UUID, str]]) -> dict[int, RateLimited]:
+        """Count calls (whose, method) that came at once; return which of them are too many, by their place.
+
+        Those of one caller are counted by one question; only where there is no room for all, one by one.
+        """
+        found: dict[int, RateLimited] = {}
+        of: dict[tuple[UUID, str], list[int]] = {}
+        for place, (principal_id, method) in enumerate(calls):
+            of.setdefault((principal_id, "GET" if method in READS else method), []).append(place)
+        for (principal_id, method), places in of.items():
+            try:
+                self._require(principal_id, method, calls=len(places))
+            except RateLimited as all_at_once:
+                if len(places) == 1:
+                    found[places[0]] = all_at_once
+                    continue
+                for place in places:
+                    try:
+                        self.require(principal_id, method)
+                    except RateLimited as one:
+                        found[place] = one
+        return found
 
     def require_import(self, principal_id: UUID) -> None:
         """Count a file of requests; RateLimited if it is one too many."""
@@ -56,12 +79,16 @@ class RateLimiter:
         """Count a login of an address, which is a keyed hash; RateLimited if it is one too many."""
         self._count(address, "login", self._logins)
 
-    def _count(self, principal_id: UUID, kind: str, item: RateLimitItem) -> None:
+    def _require(self, principal_id: UUID, method: str, *, calls: int) -> None:
+        kind, item = ("read", self._reads) if method in READS else ("write", self._writes)
+        self._count(principal_id, kind, item, calls)
+
+    def _count(self, principal_id: UUID, kind: str, item: RateLimitItem, calls: int = 1) -> None:
         for limiter in (self._shared, self._alone):
             if limiter is None:
                 continue
             with suppress(StorageError):
-                if limiter.hit(item, kind, principal_id.hex):
+                if limiter.hit(item, kind, principal_id.hex, cost=calls):
                     return
                 room_at = limiter.get_window_stats(item, kind, principal_id.hex).reset_time
                 raise RateLimited(retry_after=max(1, math.ceil(room_at - time.time())))

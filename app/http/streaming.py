@@ -43,7 +43,7 @@ def attached(name: str) -> dict[str, str]:
     return {**NO_SNIFFING, "Content-Disposition": f'attachment; filename="{name}"'}
 
 
-def _transaction(request: Request) -> Transaction:
+async def _transaction(request: Request) -> Transaction:
     found: Transaction = request.app.state.transaction
     return found
 

@@ -6,7 +6,7 @@ nothing yet is answered at once.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated
@@ -52,11 +52,15 @@ class Watch:
 
     async def answer(self, read: Callable[[Session, datetime], Seen]) -> Response:
         """Return what is read, or 304 if it is what the caller has and stays so."""
+        return await self.answer_by(lambda: run_in_threadpool(self._read, read))
+
+    async def answer_by(self, look: Callable[[], Awaitable[Seen]]) -> Response:
+        """Return the same of what is looked up in a way of its own."""
         hub: Hub = self.request.app.state.hub
         deadline = time.monotonic() + self.wait_seconds
         while True:
             seq = await hub.now() if self.wait_seconds else 0
-            seen = await run_in_threadpool(self._read, read)
+            seen = await look()
             left = deadline - time.monotonic()
             if not same(self.if_none_match, seen.tag):
                 return self._response(seen, status=200)
@@ -80,7 +84,7 @@ class Watch:
         return Response(seen.body.model_dump_json(), headers=headers, media_type="application/json")
 
 
-def watch(request: Request, if_none_match: IfNoneMatch = None, prefer: Prefer = None) -> Watch:
+async def watch(request: Request, if_none_match: IfNoneMatch = None, prefer: Prefer = None) -> Watch:
     """Read the two headers."""
     wait = _wait(prefer) if if_none_match is not None else 0
     return Watch(request=request, if_none_match=if_none_match, wait_seconds=wait)

@@ -309,10 +309,19 @@ class Records:
             query = query.where(Record.id > after)
         return self._rows(query)
 
-    def of_subjects(self, subject_macs: Collection[bytes]) -> Sequence[Row[int, UUID, str, str, bytes]]:
-        """Return (id, dataset, external id, arm, content MAC) of what is about any of these subjects."""
+    def of_subjects(
+        self, subject_macs: Collection[bytes]
+    ) -> Sequence[Row[int, UUID, str, str, bytes, list[bytes]]]:
+        """Return (id, dataset, external id, arm, content MAC, subjects) of what is about any of these."""
         return self.session.execute(
-            select(Record.id, Record.dataset_id, Record.external_id, Record.arm, Record.content_mac)
+            select(
+                Record.id,
+                Record.dataset_id,
+                Record.external_id,
+                Record.arm,
+                Record.content_mac,
+                Record.subject_macs,
+            )
             .join(Dataset, Dataset.id == Record.dataset_id)
             .where(
                 Record.subject_macs.op("&&")(cast(list(subject_macs), ARRAY(LargeBinary))),

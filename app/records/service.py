@@ -351,7 +351,19 @@ def locate(session: Session, subject_macs: Collection[bytes]) -> Sequence[Match]
 
     Datasets that are still being registered are not searched; `unsearched` names them.
     """
-    return [Match(*row) for row in Records(session).of_subjects(subject_macs)] if subject_macs else []
+    return [match for match, _ in locate_each(session, subject_macs)]
+
+
+def locate_each(
+    session: Session, subject_macs: Collection[bytes]
+) -> Sequence[tuple[Match, frozenset[bytes]]]:
+    """Return the same with whom of them each record is about: one search for many people."""
+    if not subject_macs:
+        return []
+    found = Records(session).of_subjects(subject_macs)
+    return [
+        (Match(*row[:5]), frozenset(map(bytes, row.subject_macs)).intersection(subject_macs)) for row in found
+    ]
 
 
 def locate_contents(session: Session, content_macs: Collection[bytes]) -> Sequence[Match]:

@@ -5,7 +5,19 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import BigInteger, cast, exists, func, insert, literal, or_, select, update
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Row,
+    cast,
+    exists,
+    func,
+    insert,
+    literal,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.dialects.postgresql import ARRAY, distinct_on
 
 from app.storage.database import Session
@@ -53,24 +65,14 @@ class Models:
 
     def that_know(self, record_ids: Collection[int]) -> Sequence[Model]:
         """Return the lines that have, or are making, weights from any of these records."""
-        weights = exists().where(ModelVersion.model_id == Model.id, ModelVersion.state.in_(PRESENT))
-        excluded = (
-            exists()
-            .where(RecordExclusion.model_id == Model.id, RecordExclusion.record_id == Record.id)
-            .correlate(Model, Record)
-        )
-        learned = (
-            exists()
-            .where(
-                Record.dataset_id == Model.dataset_id,
-                Record.id == func.any(cast(list(record_ids), ARRAY(BigInteger))),
-                Record.arm == "train",
-                Record.erased_at.is_(None),
-                ~excluded,
-            )
-            .correlate(Model)
-        )
-        return self.session.scalars(select(Model).where(weights, learned).order_by(Model.id)).all()
+        learned = exists().where(*_learned(record_ids)).correlate(Model)
+        return self.session.scalars(select(Model).where(_WEIGHTS, learned).order_by(Model.id)).all()
+
+    def that_know_each(self, record_ids: Collection[int]) -> Sequence[Row[int, UUID]]:
+        """Return (record, line) of the same."""
+        return self.session.execute(
+            select(Record.id, Model.id).where(_WEIGHTS, *_learned(record_ids)).order_by(Record.id, Model.id)
+        ).all()
 
     def withhold(self, model: Model) -> None:
         """Keep from a new line what is being erased elsewhere under an approval without it, or is barred."""
@@ -310,3 +312,22 @@ class References:
         return frozenset(
             self.session.scalars(select(ReferenceModel.manifest).where(ReferenceModel.state == "ready"))
         )
+
+
+_WEIGHTS = exists().where(ModelVersion.model_id == Model.id, ModelVersion.state.in_(PRESENT)).correlate(Model)
+
+
+def _learned(record_ids: Collection[int]) -> tuple[ColumnElement[bool], ...]:
+    """Return what holds of a record and a line that may learn, or has learned, from it."""
+    excluded = (
+        exists()
+        .where(RecordExclusion.model_id == Model.id, RecordExclusion.record_id == Record.id)
+        .correlate(Model, Record)
+    )
+    return (
+        Record.dataset_id == Model.dataset_id,
+        Record.id == func.any(cast(list(record_ids), ARRAY(BigInteger))),
+        Record.arm == "train",
+        Record.erased_at.is_(None),
+        ~excluded,
+    )

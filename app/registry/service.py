@@ -189,6 +189,14 @@ def that_know(session: Session, record_ids: Collection[int]) -> Sequence[Model]:
     return Models(session).that_know(record_ids) if record_ids else []
 
 
+def that_know_each(session: Session, record_ids: Collection[int]) -> Mapping[int, Sequence[UUID]]:
+    """Return the same by record: one search for many requests."""
+    found: dict[int, list[UUID]] = {}
+    for record_id, model_id in Models(session).that_know_each(record_ids) if record_ids else ():
+        found.setdefault(record_id, []).append(model_id)
+    return found
+
+
 # Versions ----------------------------------------------------------------------------------------
 
 

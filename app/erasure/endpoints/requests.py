@@ -11,15 +11,16 @@ from app.audit import service as audit
 from app.audit.schemas import EventOut
 from app.auth.dependencies import (
     RecordsLookup,
-    RequestsCreate,
+    RequestsJoin,
     RequestsRead,
     RequestsReadPii,
     RequestsWatch,
 )
-from app.erasure import reading, schemas, service
-from app.erasure.calendars import Calendar
+from app.erasure import reading, receiving, schemas, service
+from app.erasure.endpoints.joining import Call, Intake, Shown
 from app.erasure.lifecycle import BEFORE_APPROVAL, OPEN, Sort, State
 from app.erasure.matching import Contents, Identifier, NamedRecords
+from app.erasure.receiving import Asked
 from app.erasure.repository import Filter
 from app.erasure.schemas import (
     CertificateLink,
@@ -35,7 +36,7 @@ from app.erasure.schemas import (
 from app.erasure.steps import View
 from app.errors import Conflict, Forbidden, Gone, Invalid, NotFound, Unavailable
 from app.http import pagination, preconditions
-from app.http.dependencies import KeyringDep, NowDep, SessionDep, SettingsDep, keyring
+from app.http.dependencies import KeyringDep, NowDep, SessionDep, keyring
 from app.http.ids import DatasetId, ModelId, RequestId
 from app.http.pagination import Cursor, Limit, Page, Place
 from app.http.problems import responses
@@ -48,47 +49,37 @@ router = new_router("/v1/erasure-requests", tag="Erasure requests")
 RETRY_SECONDS_TRIAGE, RETRY_SECONDS_SCHEDULED, RETRY_SECONDS_JOB = 60, 300, 5
 
 
-def _calendar(request: Request) -> Calendar:
-    found: Calendar = request.app.state.calendar
-    return found
-
-
-CalendarDep = Annotated[Calendar, Depends(_calendar)]
-
-
-@router.post("", status_code=201, responses=responses(Conflict, Forbidden, Invalid, Unavailable))
-def receive_request(
-    body: ErasureRequestCreate,
-    session: SessionDep,
-    caller: RequestsCreate,
-    keys: KeyringDep,
-    settings: SettingsDep,
-    calendar: CalendarDep,
-    now: NowDep,
-    response: Response,
-) -> Receipt:
+@router.post(
+    "",
+    status_code=201,
+    response_model=Receipt,
+    responses=responses(Conflict, Forbidden, Invalid, Unavailable),
+)
+async def receive_request(
+    request: Request, body: ErasureRequestCreate, caller: RequestsJoin, keys: KeyringDep, now: NowDep
+) -> Response:
     """Receive a data subject's request to be forgotten (GDPR Art. 17)."""
-    view = service.receive(
-        session,
-        submitted_by=caller.principal_id,
-        identifiers=_identifiers(body.subject or ()),
-        named=NamedRecords(dataset=body.records.dataset, external_ids=body.records.ids)
-        if body.records
-        else None,
-        contents=Contents(sha256=[bytes.fromhex(each) for each in body.content.sha256], key=keys.content)
-        if body.content
-        else None,
-        external_ref=body.external_ref,
-        note=body.note.get_secret_value() if body.note else None,
-        vouched=body.identity == "vouched" and caller.vouches,
-        subject_key=keys.subject,
-        calendar=calendar,
-        rules=settings.requests_policy,
-        received_at=now,
+    intake: Intake = request.app.state.intake
+    named = body.records and NamedRecords(dataset=body.records.dataset, external_ids=body.records.ids)
+    contents = body.content and Contents(
+        sha256=[bytes.fromhex(each) for each in body.content.sha256], key=keys.content
     )
-    receipt = receipt_of(view, response)
-    response.headers["Location"] = receipt.links.self
-    return receipt
+    identifiers = _identifiers(body.subject or ())
+    return await intake(
+        Call(
+            sent=request.state.sent,
+            identifiers=identifiers,
+            asked=Asked(
+                submitted_by=caller.principal_id,
+                named=named or None,
+                content_macs=contents.macs() if contents else (),
+                written=receiving.written(identifiers, body.note.get_secret_value() if body.note else None),
+                external_ref=body.external_ref,
+                vouched=body.identity == "vouched" and caller.vouches,
+                received_at=now,
+            ),
+        )
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +95,7 @@ class Wanted:
         return f"erasure-requests {self.chosen} {self.sort}"
 
 
-def wanted(
+async def wanted(
     state: Annotated[list[State] | None, Query(description="Only these states.")] = None,
     attention: Annotated[
         bool | None, Query(description="Only what needs a person, or what does not.")
@@ -186,9 +177,10 @@ def search_requests(
 @router.get("/{request_id}", response_model=RequestOut, responses=responses(Forbidden, NotFound))
 async def read_request(request_id: RequestId, _caller: RequestsWatch, watch: WatchDep) -> Response:
     """Read a request: state, dates, counts, models, approvals; or wait until it is another version."""
+    shown: Shown = watch.request.app.state.shown
 
-    def read(session: Session, now: datetime) -> Seen:
-        view = service.read(session, request_id)
+    async def look() -> Seen:
+        view, now = await shown(request_id)
         state = State(view.request.state)
         return Seen(
             body=schemas.shown(view, now),
@@ -196,7 +188,7 @@ async def read_request(request_id: RequestId, _caller: RequestsWatch, watch: Wat
             retry_after=_retry_seconds(state),
         )
 
-    return await watch.answer(read)
+    return await watch.answer_by(look)
 
 
 @router.get("/{request_id}/events", responses=responses(Forbidden, NotFound))

@@ -44,6 +44,11 @@ class Secrets:
         self.session.add(row)
         self.session.flush()
 
+    def add_all(self, rows: Sequence[RequestSecrets]) -> None:
+        """Insert what is sealed of several."""
+        self.session.add_all(rows)
+        self.session.flush()
+
     def get(self, request_id: UUID) -> RequestSecrets | None:
         """Return what is sealed of a request, as it is now."""
         return self.session.get(RequestSecrets, request_id, populate_existing=True)
@@ -145,7 +150,7 @@ class Purges:
         return row[0], row[1]
 
     def forget_links(self, request_id: UUID) -> None:
-        """Forget who else's duplicate it is, numbers of callers, codes, and the records that nothing needs."""
+        """Forget who else's duplicate it is, numbers of callers, codes, and records that nothing needs."""
         self.session.execute(
             update(ErasureRequest)
             .where(ErasureRequest.duplicate_of == request_id)

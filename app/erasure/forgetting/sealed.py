@@ -36,10 +36,9 @@ class Field(StrEnum):
     """Why it was refused, in words."""
 
 
-def begin(session: Session, request_id: UUID, fields: Mapping[Field, bytes]) -> None:
-    """Seal the first fields of a new request, in one insert; with none there is nothing to be kept."""
-    if fields:
-        Secrets(session).add(_new(session, request_id, fields))
+def begin_all(session: Session, given: Mapping[UUID, Mapping[Field, bytes]]) -> None:
+    """Seal the first fields of new requests, in one insert."""
+    Secrets(session).add_all([_new(session, id_, fields) for id_, fields in given.items() if fields])
 
 
 def seal(session: Session, request_id: UUID, field: Field, value: bytes) -> None:

@@ -4,13 +4,14 @@ One question to the index, in the caller's transaction; only where something sha
 asked to read. Keeps on the request which indexes were searched (R15), and says what follows.
 """
 
+from collections.abc import Sequence
 from datetime import datetime
 from enum import Enum
 
 from app import queue
 from app.erasure import policy
 from app.erasure.matching import RecordSet
-from app.erasure.near.repository import NEAR, Searches
+from app.erasure.near.repository import NEAR, Indexes, Searches
 from app.queue import Stage
 from app.storage.database import Session
 from app.tables import ErasureRequest, RequestSearch
@@ -34,6 +35,50 @@ class Standing(Enum):
     UNDECIDED = "undecided"
 
 
+def first(
+    session: Session, requests: Sequence[ErasureRequest], sets: Sequence[RecordSet | None]
+) -> list[Standing | None]:
+    """Ask the indexes about the sets of new requests, of which nothing was sought before; None of no set.
+
+    Keeps on each which indexes were searched; to one that is `SEARCHING`, `begin` is owed once it is stored.
+    """
+    searches, nothing = Searches(session), None
+    found: list[Standing | None] = []
+    for request, current in zip(requests, sets, strict=True):
+        if current is None:
+            found.append(None)
+            continue
+        ids = [id_ for id_, _ in current.records]
+        if ids:
+            indexes = searches.indexes(request.id, ids if len(ids) <= RECORDS_AT_ONCE_MAX else ())
+        else:  # of whatever is empty they say the same
+            nothing = indexes = nothing or searches.indexes(request.id, ())
+        found.append(_first(request, indexes, owed=indexes.candidates or len(ids) > RECORDS_AT_ONCE_MAX))
+    return found
+
+
+def _first(request: ErasureRequest, indexes: Indexes, *, owed: bool) -> Standing:
+    near = OFF
+    if policy.load(request.policy).near_duplicates.search:
+        near = SEARCHING if owed else UNAVAILABLE if indexes.unsketched else SEARCHED
+    certain = UNAVAILABLE if indexes.registering else SEARCHED
+    request.indexes = {_certain(request): certain, NEAR: near}
+    if near == SEARCHING:
+        return Standing.SEARCHING
+    return Standing.MISSING if UNAVAILABLE in (certain, near) else Standing.CLEAR
+
+
+def begin(session: Session, request: ErasureRequest, current: RecordSet, *, at: datetime) -> None:
+    """Owe a search to exactly this set, and ring for it."""
+    Searches(session).put(request.id, current.hash, state="open", at=at)
+    queue.ring(session, Stage.SEARCH, request.id)
+
+
+def _certain(request: ErasureRequest) -> str:
+    """Return by what certain matches are found."""
+    return "subjects" if request.subject_macs else "contents" if request.content_macs else "records"
+
+
 def look(session: Session, request: ErasureRequest, current: RecordSet, *, at: datetime) -> Standing:
     """Ask the indexes about a set; a worker is rung for where one must read."""
     searches = Searches(session)
@@ -49,7 +94,7 @@ def look(session: Session, request: ErasureRequest, current: RecordSet, *, at: d
         if near == SEARCHED and found.unsketched:
             near = UNAVAILABLE
     certain = UNAVAILABLE if found.registering else SEARCHED
-    request.indexes = {"subjects" if request.subject_macs else "records": certain, NEAR: near}
+    request.indexes = {_certain(request): certain, NEAR: near}
     if request.proposals_open:
         return Standing.UNDECIDED
     if near == SEARCHING:
@@ -80,8 +125,7 @@ def _near(
             return SEARCHING
     if not may_be:
         return SEARCHED
-    Searches(session).put(request.id, current.hash, state="open", at=at)
-    queue.ring(session, Stage.SEARCH, request.id)
+    begin(session, request, current, at=at)
     return SEARCHING
 
 

@@ -16,17 +16,17 @@ from app.audit import events
 from app.audit import service as audit
 from app.auth.service import Caller
 from app.clock import Clock
-from app.erasure import matching
-from app.erasure import service as erasure
+from app.erasure import matching, receiving
 from app.erasure.calendars import Calendar
 from app.erasure.matching import Identifier, NamedRecords
 from app.erasure.repository import ErasureRequests
+from app.erasure.steps import View
 from app.errors import Conflict, Invalid, NotFound, Problem, Unavailable
 from app.intake.bulk import rows as reading
 from app.intake.bulk.repository import Imports
 from app.intake.bulk.rows import Row
 from app.queue import Stage
-from app.storage.database import Session, Transaction, savepoint
+from app.storage.database import Session, Transaction
 from app.tables import ErasureRequest, Import, ImportRow
 
 BATCH_ROWS = 200
@@ -189,6 +189,8 @@ def work(transaction: Transaction, import_id: UUID, *, calendar: Calendar, rules
         with transaction() as session:
             going = step(session, import_id, calendar=calendar, rules=rules, at=clock())
             failpoints.reach("import.batch")
+            audit.settle(session)
+            failpoints.reach("import.audited")
         failpoints.reach("import.committed")
 
 
@@ -202,7 +204,7 @@ def step(session: Session, import_id: UUID, *, calendar: Calendar, rules: str, a
     if file is None:
         return False
     pending = imports.pending(import_id, limit=BATCH_ROWS)
-    became = [_receive(session, file, row, calendar=calendar, rules=rules) for row in pending]
+    became = _receive(session, file, pending, calendar=calendar, rules=rules)
     if became:
         imports.settle(
             [
@@ -300,45 +302,64 @@ def _staged(
     )
 
 
-def _receive(session: Session, file: Import, row: ImportRow, *, calendar: Calendar, rules: str) -> Became:
-    """Receive one row's request, or say why not; received was it with its file, however long that waited."""
-    became = partial(Became, number=row.number, line=row.line)
-    asked = Asked(
+def _receive(
+    session: Session, file: Import, rows: Sequence[ImportRow], *, calendar: Calendar, rules: str
+) -> list[Became]:
+    """Receive rows' requests, or say why not; they were received with their file, however long it waited."""
+    asked = [_again(file, row) for row in rows]
+    references = {each.external_ref for each in asked if each.external_ref is not None}
+    known = Imports(session).by_reference(file.submitted_by, references)
+    became: dict[int, Became] = {}
+    going: list[int] = []
+    earlier: dict[str, int] = {}
+    for place, (row, each) in enumerate(zip(rows, asked, strict=True)):
+        reference = each.external_ref
+        if reference is not None and reference in known:
+            became[place] = _known(session, row, each, known[reference])
+        elif reference is None or reference not in earlier:
+            going.append(place)
+            if reference is not None:
+                earlier[reference] = place
+    received = receiving.receive(session, [asked[place] for place in going], calendar=calendar, rules=rules)
+    for place, view in zip(going, received, strict=True):
+        became[place] = _became(rows[place], view)
+    later = [place for place in range(len(rows)) if place not in became]
+    if later:
+        # Their references came up before in this very batch; now it is known what became of those.
+        again = _receive(session, file, [rows[place] for place in later], calendar=calendar, rules=rules)
+        became |= dict(zip(later, again, strict=True))
+    return [became[place] for place in range(len(rows))]
+
+
+def _again(file: Import, row: ImportRow) -> receiving.Asked:
+    """Return what a staged row asks for."""
+    return receiving.Asked(
+        submitted_by=file.submitted_by,
         macs=tuple(bytes(mac) for mac in row.subject_macs or ()),
         named=None
         if row.dataset is None
         else NamedRecords(dataset=row.dataset, external_ids=row.record_ids or ()),
         external_ref=row.external_ref,
         vouched=row.vouched,
-        submitted_at=row.submitted_at,
+        received_at=file.received_at,
+        submitted_at=None if row.submitted_at is None else min(row.submitted_at, file.received_at),
     )
-    if asked.external_ref is not None:
-        known = Imports(session).by_reference(file.submitted_by, [asked.external_ref])
-        if (request := known.get(asked.external_ref)) is not None:
-            if _same(session, request, asked):
-                return became(outcome=DUPLICATE, request_id=request.id)
-            return became(outcome=INVALID, errors=[("/external_ref", "external-ref-used")])
-    try:
-        with savepoint(session):
-            view = erasure.receive(
-                session,
-                submitted_by=file.submitted_by,
-                subject_macs=asked.macs,
-                named=asked.named,
-                external_ref=asked.external_ref,
-                vouched=asked.vouched,
-                calendar=calendar,
-                rules=rules,
-                received_at=file.received_at,
-                submitted_at=None
-                if asked.submitted_at is None
-                else min(asked.submitted_at, file.received_at),
-                one_of_many=True,
-            )
-    except Unavailable:
-        raise
-    except Problem as problem:
-        return became(outcome=INVALID, errors=_places(problem))
+
+
+def _known(session: Session, row: ImportRow, asked: receiving.Asked, request: ErasureRequest) -> Became:
+    """Return what became of a row whose reference has a request already."""
+    became = partial(Became, number=row.number, line=row.line)
+    if _same(session, request, asked):
+        return became(outcome=DUPLICATE, request_id=request.id)
+    return became(outcome=INVALID, errors=[("/external_ref", "external-ref-used")])
+
+
+def _became(row: ImportRow, view: View | Problem) -> Became:
+    became = partial(Became, number=row.number, line=row.line)
+    if isinstance(view, Unavailable):
+        raise view
+    if isinstance(view, Problem):
+        return became(outcome=INVALID, errors=_places(view))
     return became(outcome=CREATED, request_id=view.request.id)
 
 
@@ -378,7 +399,7 @@ def _mark(asked: Asked) -> tuple[bytes, ...]:
     return (asked.named.dataset.encode(), *sorted(each.encode() for each in asked.named.external_ids))
 
 
-def _same(session: Session, request: ErasureRequest, asked: Asked) -> bool:
+def _same(session: Session, request: ErasureRequest, asked: Asked | receiving.Asked) -> bool:
     """Return whether a request is about whom or what a row names, as far as that is still known."""
     macs = {bytes(mac) for mac in request.subject_macs}
     if asked.named is None:

@@ -33,7 +33,14 @@ with TestClient(create_app(Settings())) as client:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("failpoint", "there"),
-    [("intake.received", 0), ("intake.located", 0), ("intake.audited", 0), ("intake.committed", 1)],
+    [
+        ("intake.claimed", 0),
+        ("intake.received", 0),
+        ("intake.located", 0),
+        ("intake.kept", 0),
+        ("intake.audited", 0),
+        ("intake.committed", 1),
+    ],
 )
 def test_killed_between_the_statements_of_intake(
     failpoint: str, there: int, settings: Settings, portal: Caller, transaction: Transaction, model: UUID

@@ -277,7 +277,16 @@ def test_what_no_worker_goes_on_with_is_due_and_what_ended_long_ago_is_forgotten
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("failpoint", "there"), [("import.batch", 0), ("import.committed", 5)])
+@pytest.mark.parametrize(
+    ("failpoint", "there"),
+    [
+        ("intake.received", 0),
+        ("intake.located", 0),
+        ("import.batch", 0),
+        ("import.audited", 0),
+        ("import.committed", 5),
+    ],
+)
 def test_killed_in_the_middle_and_gone_on_with(
     failpoint: str,
     there: int,
