@@ -155,12 +155,17 @@ def dump(service: Service) -> bytes:
 
 
 def compact(service: Service) -> None:
-    """Have Postgres write every table anew and let go of its log: what is dead in both is gone then."""
+    """Have Postgres write every table anew and let go of its log: what is dead in both is gone then.
+
+    Its statistics quote values of columns, so they are made anew before; and of the files of its log that
+    it keeps to write into again, as many as there can be are used up.
+    """
     with psycopg.connect(str(service.settings.database_url), autocommit=True) as connection:
         connection.execute("ALTER SYSTEM SET wal_recycle = off")
         connection.execute("SELECT pg_reload_conf()")
+        connection.execute("ANALYZE")
         connection.execute("VACUUM FULL")
-        for _ in range(2):
+        for _ in range(8):
             connection.execute("SELECT pg_switch_wal()")
             connection.execute("CHECKPOINT")
 
