@@ -95,7 +95,7 @@ def receive(
         steps.locate(session, request, at=received_at)
     else:
         steps.move(session, request, State.IDENTITY_PENDING, at=received_at)
-        identity.begin(session, request, at=received_at)
+        identity.begin(session, request, named=bool(identifiers), at=received_at)
     if not calendar.knows(dates.due_on):
         steps.attend(session, request, "calendar", at=received_at)
     failpoints.reach("intake.located")
