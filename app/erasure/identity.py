@@ -86,9 +86,15 @@ class TooMany(Unavailable):
 # What people and their portals do ----------------------------------------------------------------
 
 
-def begin(session: Session, request: ErasureRequest, *, at: datetime) -> None:
-    """Challenge whoever asks, as the source does not vouch for them."""
-    _challenge(session, request.id, at=at)
+def begin(session: Session, request: ErasureRequest, *, named: bool, at: datetime) -> None:
+    """Challenge whoever asks, as the source does not vouch for them; `named`: it says who they are.
+
+    Of a request that names records, or people by keyed hashes as a file's are, nobody can be sent anything.
+    """
+    if named:
+        _challenge(session, request.id, at=at)
+    else:
+        steps.attend(session, request, BY_HAND, at=at)
 
 
 def ask(session: Session, request_id: UUID, *, at: datetime) -> int:

@@ -109,7 +109,12 @@ def receive(
         if look is Standing.SEARCHING and each.set is not None:
             looking.begin(session, request, each.set, at=request.received_at)
         if each.set is None:
-            identity.begin(session, request, at=request.received_at)
+            identity.begin(
+                session,
+                request,
+                named=Field.IDENTIFIERS in each.asked.written,
+                at=request.received_at,
+            )
     failpoints.reach("intake.located")
     for place, request in zip(going, requests, strict=True):
         became[place] = View(
