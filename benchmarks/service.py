@@ -35,6 +35,12 @@ class Running:
         return httpx.Client(base_url=self.url, headers=headers, timeout=60, trust_env=False)
 
 
+def process_of(home: Path, part: str) -> int:
+    """Return the process of one part of the service that runs on `home`."""
+    found: int = json.loads((home / "run" / "pids.json").read_text())[part]
+    return found
+
+
 @contextmanager
 def service(home: Path, **variables: str) -> Iterator[Running]:
     """Run `lethe up` on `home` while in the block."""

@@ -14,6 +14,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -71,15 +72,15 @@ class Clients:
     def _sent(self, key: str, luck: float) -> bool:
         """Send one request in the way that chance has it; return whether there is a receipt now."""
         try:
-            first = self._send(key)
-            if luck < HANGS_UP:
-                self.seen["hung up"] += 1
-                first.close()
-                return False
-            if luck < HANGS_UP + SENDS_TWICE:
-                self.seen["sent twice"] += 1
-                self._read(key, self._send(key))
-            return self._read(key, first)
+            with closing(self._send(key)) as first:
+                if luck < HANGS_UP:
+                    self.seen["hung up"] += 1
+                    return False
+                if luck < HANGS_UP + SENDS_TWICE:
+                    self.seen["sent twice"] += 1
+                    with closing(self._send(key)) as second:
+                        self._read(key, second)
+                return self._read(key, first)
         except (OSError, http.client.HTTPException):
             self.seen["no answer"] += 1
             return False
@@ -88,13 +89,16 @@ class Clients:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         body = json.dumps({"subject": {"type": "customer_id", "value": key}, "external_ref": key})
         headers = {"Authorization": f"Bearer {self.token}", "Idempotency-Key": key}
-        connection.request("POST", REQUESTS, body, headers | {"Content-Type": "application/json"})
+        try:
+            connection.request("POST", REQUESTS, body, headers | {"Content-Type": "application/json"})
+        except BaseException:
+            connection.close()
+            raise
         return connection
 
     def _read(self, key: str, connection: http.client.HTTPConnection) -> bool:
         answer = connection.getresponse()
         said = json.loads(answer.read())
-        connection.close()
         with self.lock:
             self.seen[f"{answer.status}{' again' if answer.getheader('Idempotency-Replayed') else ''}"] += 1
             if answer.status == 201 and self.receipts.setdefault(key, said["id"]) != said["id"]:
@@ -151,8 +155,7 @@ def _rows(running: Stack, query: str) -> list[tuple[Any, ...]]:
 
 
 def _verified(running: Stack) -> bool:
-    connection = http.client.HTTPConnection("127.0.0.1", running.settings.port, timeout=60)
-    connection.request(
-        "POST", "/v1/audit/verify", headers={"Authorization": f"Bearer {running.keys['officer']}"}
-    )
-    return bool(json.loads(connection.getresponse().read())["valid"])
+    with closing(http.client.HTTPConnection("127.0.0.1", running.settings.port, timeout=60)) as connection:
+        headers = {"Authorization": f"Bearer {running.keys['officer']}"}
+        connection.request("POST", "/v1/audit/verify", headers=headers)
+        return bool(json.loads(connection.getresponse().read())["valid"])
