@@ -5,7 +5,7 @@ what workers did is told by the API. Counts of what is kept for a time only (`we
 gauges, as they go down when it is deleted.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -35,17 +35,18 @@ class _Collector(Collector):
 def exposition(session: Session, *, lease_seconds: float, now: datetime) -> bytes:
     """Count, and return it as a scrape shows it."""
     counts = reading.counts(session, now=now)
-    return told(counts, Operations(session).facts(lease_seconds=lease_seconds, now=now))
+    facts = Operations(session).facts(lease_seconds=lease_seconds, now=now)
+    return told(counts, facts, purge={})
 
 
-def told(counts: Counts, facts: Facts) -> bytes:
-    """Return counts and facts as a scrape shows them."""
+def told(counts: Counts, facts: Facts, *, purge: Mapping[str, int]) -> bytes:
+    """Return counts and facts as a scrape shows them, with what is past its date by what keeps it."""
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Collector(lambda: _metrics(counts, facts)))
+    registry.register(_Collector(lambda: _metrics(counts, facts, purge)))
     return generate_latest(registry)
 
 
-def _metrics(counts: Counts, facts: Facts) -> Iterator[Metric]:
+def _metrics(counts: Counts, facts: Facts, purge: Mapping[str, int]) -> Iterator[Metric]:
     yield _by("lethe_requests_open", "Open requests.", "state", counts.open)
     yield _by("lethe_attention", "Requests that need a person.", "reason", counts.attention)
     yield Gauge("lethe_overdue", "Open requests past their date.", counts.overdue)
@@ -81,9 +82,11 @@ def _metrics(counts: Counts, facts: Facts) -> Iterator[Metric]:
         yield Gauge(
             "lethe_audit_chain_checked_seconds", "Since the chain was checked.", facts.chain_checked_seconds
         )
+    if purge:
+        yield _by("lethe_purge_backlog", "What is past its date and still there.", "kind", purge)
 
 
-def _by(name: str, says: str, label: str, values: dict[str, int]) -> Metric:
+def _by(name: str, says: str, label: str, values: Mapping[str, int]) -> Metric:
     metric = Gauge(name, says, labels=[label])
     for each, value in sorted(values.items()):
         metric.add_metric([each], value)
