@@ -5,7 +5,7 @@ what workers did is told by the API. Counts of what is kept for a time only (`we
 gauges, as they go down when it is deleted.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -16,7 +16,6 @@ from prometheus_client.registry import Collector
 from app.dashboard.queries import STEP_BUCKETS_SECONDS, Facts, Operations, Steps
 from app.erasure import reading
 from app.erasure.forgetting import purge
-from app.erasure.forgetting.purge import Backlog
 from app.erasure.reading import Counts
 from app.storage.database import Session
 
@@ -36,24 +35,18 @@ class _Collector(Collector):
 
 def exposition(session: Session, *, lease_seconds: float, now: datetime) -> bytes:
     """Count, and return it as a scrape shows it."""
-    counts, backlog = reading.counts(session, now=now), purge.backlog(session, now)
-    return told(counts, Operations(session).facts(lease_seconds=lease_seconds, now=now), backlog)
+    counts, left = reading.counts(session, now=now), vars(purge.backlog(session, now))
+    return told(counts, Operations(session).facts(lease_seconds=lease_seconds, now=now), backlog=left)
 
 
-def told(counts: Counts, facts: Facts, backlog: Backlog) -> bytes:
-    """Return counts and facts as a scrape shows them."""
+def told(counts: Counts, facts: Facts, *, backlog: Mapping[str, int]) -> bytes:
+    """Return counts and facts as a scrape shows them, with what is past its date by what keeps it."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Collector(lambda: _metrics(counts, facts, backlog)))
     return generate_latest(registry)
 
 
-def _metrics(counts: Counts, facts: Facts, backlog: Backlog) -> Iterator[Metric]:
-    yield _by(
-        "lethe_purge_backlog",
-        "What is past its date and still there, by what keeps it.",
-        "what",
-        vars(backlog),
-    )
+def _metrics(counts: Counts, facts: Facts, backlog: Mapping[str, int]) -> Iterator[Metric]:
     yield _by("lethe_requests_open", "Open requests.", "state", counts.open)
     yield _by("lethe_attention", "Requests that need a person.", "reason", counts.attention)
     yield Gauge("lethe_overdue", "Open requests past their date.", counts.overdue)
@@ -89,9 +82,10 @@ def _metrics(counts: Counts, facts: Facts, backlog: Backlog) -> Iterator[Metric]
         yield Gauge(
             "lethe_audit_chain_checked_seconds", "Since the chain was checked.", facts.chain_checked_seconds
         )
+    yield _by("lethe_purge_backlog", "What is past its date and still there.", "kind", backlog)
 
 
-def _by(name: str, says: str, label: str, values: dict[str, int]) -> Metric:
+def _by(name: str, says: str, label: str, values: Mapping[str, int]) -> Metric:
     metric = Gauge(name, says, labels=[label])
     for each, value in sorted(values.items()):
         metric.add_metric([each], value)

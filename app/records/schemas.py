@@ -63,6 +63,8 @@ class Dataset(BaseModel):
     """SHA-256 of the file as it was registered."""
     lottery_commitment: str | None
     """SHA-256 of the key that drew who is held back; made public before the draw."""
+    sketched: bool
+    """Whether near duplicates are found in it; a pass of its own, after the registration."""
     progress: Progress
     failure: Failure | None
     created_at: datetime
@@ -114,6 +116,7 @@ def shown(row: Any) -> Dataset:
         size_bytes=row.size_bytes,
         digest=_hex(row.digest),
         lottery_commitment=_hex(row.lottery_commitment),
+        sketched=row.sketch is not None,
         progress=Progress.model_validate(row.progress),
         failure=None if row.failure is None else Failure.model_validate(row.failure),
         created_at=row.created_at,

@@ -239,7 +239,9 @@ class RequestSearch(Base):
         Index("ix_request_searches_open", "next_at", postgresql_where="state = 'open'"),
     )
 
-    request_id: Mapped[UUID] = mapped_column(ForeignKey("erasure_requests.id"), primary_key=True)
+    request_id: Mapped[UUID] = mapped_column(
+        ForeignKey("erasure_requests.id", ondelete="CASCADE"), primary_key=True
+    )
     record_set_hash: Mapped[bytes] = mapped_column(LargeBinary)
     state: Mapped[str] = mapped_column(Text, default="open")
     tries: Mapped[int] = mapped_column(default=0)
@@ -259,7 +261,9 @@ class RequestProposal(Base):
         CheckConstraint("(decision IS NULL) = (decided_by IS NULL)", name="decided_by"),
     )
 
-    request_id: Mapped[UUID] = mapped_column(ForeignKey("erasure_requests.id"), primary_key=True)
+    request_id: Mapped[UUID] = mapped_column(
+        ForeignKey("erasure_requests.id", ondelete="CASCADE"), primary_key=True
+    )
     record_id: Mapped[int] = mapped_column(
         BigInteger, ForeignKey("records.id", ondelete="CASCADE"), primary_key=True
     )

@@ -1018,7 +1018,10 @@ def upgrade() -> None:
             ["record_id"], ["records.id"], name=op.f("fk_request_proposals_record_id"), ondelete="CASCADE"
         ),
         sa.ForeignKeyConstraint(
-            ["request_id"], ["erasure_requests.id"], name=op.f("fk_request_proposals_request_id")
+            ["request_id"],
+            ["erasure_requests.id"],
+            name=op.f("fk_request_proposals_request_id"),
+            ondelete="CASCADE",
         ),
         sa.PrimaryKeyConstraint("request_id", "record_id", name=op.f("pk_request_proposals")),
     )
@@ -1032,7 +1035,10 @@ def upgrade() -> None:
         sa.Column("more", sa.Boolean(), nullable=False),
         sa.CheckConstraint("state IN ('open', 'done', 'waived')", name=op.f("ck_request_searches_state")),
         sa.ForeignKeyConstraint(
-            ["request_id"], ["erasure_requests.id"], name=op.f("fk_request_searches_request_id")
+            ["request_id"],
+            ["erasure_requests.id"],
+            name=op.f("fk_request_searches_request_id"),
+            ondelete="CASCADE",
         ),
         sa.PrimaryKeyConstraint("request_id", name=op.f("pk_request_searches")),
     )
