@@ -13,6 +13,10 @@
     receipts of calls                                 24 hours                 http.receipts
     deliveries, callbacks, imports                    30 days after their end  webhooks, intake
     nonces that open a certificate's commitments      30 days after release    certificates
+    sessions of people                                14 days after their end  auth.sessions
+    logins under way                                  10 minutes               auth.sessions
+    one-time codes, as keyed hashes                   1 day                    erasure.identity
+    addresses of who calls without a key, hashed      1 hour                   erasure.identity
     exports                                           not at all               streamed, never stored
     logs of an embedded stack                         14 days                  embedded.logs
 
@@ -40,6 +44,8 @@ class Retention:
     receipts: timedelta
     deliveries: timedelta
     openings: timedelta
+    sessions: timedelta
+    codes: timedelta
     logs: timedelta
 
 
@@ -51,6 +57,8 @@ POLICY = Retention(
     receipts=timedelta(hours=24),
     deliveries=timedelta(days=30),
     openings=timedelta(days=30),
+    sessions=timedelta(days=14),
+    codes=timedelta(days=1),
     logs=timedelta(days=14),
 )
 

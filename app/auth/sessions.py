@@ -26,6 +26,7 @@ from datetime import datetime, timedelta
 from typing import Final
 from uuid import UUID
 
+from app import retention
 from app.audit import events
 from app.audit import service as audit
 from app.auth import service, tokens
@@ -39,7 +40,7 @@ from app.tables import Login, PersonSession, Principal
 LOGIN_LASTS = timedelta(minutes=10)
 SEEN_EVERY = timedelta(minutes=1)
 """How exactly it is known when a session was used last."""
-KEPT = timedelta(days=14)
+KEPT = retention.POLICY.sessions
 """How long a session that has ended is remembered."""
 RANDOM_BYTES = 32
 WELL_FORMED: Final = re.compile(r"[A-Za-z0-9_-]{43}")

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from app import failpoints, queue, telemetry
+from app import failpoints, queue, retention, telemetry
 from app.audit import events
 from app.audit import service as audit
 from app.clock import Clock
@@ -52,7 +52,7 @@ CLAIM = timedelta(seconds=90)
 BATCH = 32
 AGAIN_AFTER = (timedelta(minutes=1), timedelta(minutes=5), timedelta(minutes=15), timedelta(hours=1))
 """How long after each letter that did not leave the next one comes; after the last there is none."""
-KEPT = timedelta(days=1)
+KEPT = retention.POLICY.codes
 METHOD = "one_time_code"
 NO_COURIER, BY_HAND, UNDELIVERED = "no_courier", "identity_by_hand", "code_undelivered"
 """Why an officer is asked for instead."""

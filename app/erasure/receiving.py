@@ -157,7 +157,9 @@ def _located(session: Session, asked: Sequence[Asked], named: Sequence[Sequence[
         for mac in whose:
             about.setdefault(mac, []).append(match)
     saying: dict[bytes, list[Match]] = {}
-    for match in records.locate_contents(session, {mac for each in asked for mac in each.content_macs}):
+    for match in records.locate_contents(
+        session, {mac for each in asked if each.vouched for mac in each.content_macs}
+    ):
         saying.setdefault(match.content_mac, []).append(match)
     matches = [
         {

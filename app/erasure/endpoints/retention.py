@@ -23,6 +23,8 @@ EXAMPLE: dict[str, Any] = {
         "receipts": 1,
         "deliveries": 30,
         "openings": 30,
+        "sessions": 14,
+        "codes": 1,
         "logs": 14,
     },
     "backlog": {"requests": 0, "held": 1, "anchored": 2, "tombstones": 0},
