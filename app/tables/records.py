@@ -99,8 +99,14 @@ class RecordSketch(Base):
 
     __tablename__ = "record_sketches"
     __table_args__ = (
-        # Whoever shares one band with a record may be near it: one look per band.
-        Index("ix_record_sketches_bands", "bands", postgresql_using="gin"),
+        # Whoever shares one band with a record may be near it: one look per band. What was added last lies
+        # unsorted and is read with each look, so only a little of it is left so.
+        Index(
+            "ix_record_sketches_bands",
+            "bands",
+            postgresql_using="gin",
+            postgresql_with={"gin_pending_list_limit": 64},
+        ),
     )
 
     record_id: Mapped[int] = mapped_column(

@@ -956,7 +956,12 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("record_id", name=op.f("pk_record_sketches")),
     )
     op.create_index(
-        "ix_record_sketches_bands", "record_sketches", ["bands"], unique=False, postgresql_using="gin"
+        "ix_record_sketches_bands",
+        "record_sketches",
+        ["bands"],
+        unique=False,
+        postgresql_using="gin",
+        postgresql_with={"gin_pending_list_limit": 64},
     )
     op.create_table(
         "reference_models",

@@ -17,6 +17,7 @@ from sqlalchemy import (
     func,
     or_,
     select,
+    true,
     update,
 )
 from sqlalchemy.dialects.postgresql import ARRAY, insert
@@ -76,7 +77,7 @@ class Searches:
         own = self._bands(record_ids) if record_ids else {}
         found = False
         if own:
-            query = self._candidates(request_id, own, record_ids).limit(1)
+            query = self._candidates(request_id, own, record_ids, after=0, limit=1)
             found = bool(self._by_index(query))
         return Indexes(registering=row[0], unsketched=row[1], candidates=found)
 
@@ -87,12 +88,7 @@ class Searches:
         own = self._bands(of)
         if not own:
             return []
-        query = (
-            self._candidates(request_id, own, besides)
-            .where(RecordSketch.record_id > after)
-            .order_by(RecordSketch.record_id)
-            .limit(limit)
-        )
+        query = self._candidates(request_id, own, besides, after=after, limit=limit)
         return [
             Candidate(id_, dataset_id, [each for each, mine in own.items() if not mine.isdisjoint(bands)])
             for id_, dataset_id, bands in self._by_index(query)
@@ -107,34 +103,55 @@ class Searches:
         return {id_: frozenset(bands) for id_, bands in rows if bands}
 
     def _candidates(
-        self, request_id: UUID, own: Mapping[int, Collection[int]], besides: Collection[int]
+        self,
+        request_id: UUID,
+        own: Mapping[int, Collection[int]],
+        besides: Collection[int],
+        *,
+        after: int,
+        limit: int,
     ) -> Select[int, UUID, list[int]]:
         """Return the query of what shares a band, is nobody's plant, and was not proposed before."""
         bands = sorted({band for each in own.values() for band in each})
+        # By itself, or the planner walks the table for the first hit instead of asking the index.
+        hits = (
+            select(RecordSketch.record_id, RecordSketch.bands)
+            .where(RecordSketch.bands.op("&&")(cast(bands, ARRAY(BigInteger))))
+            .cte("hits")
+            .prefix_with("MATERIALIZED", dialect="postgresql")
+        )
         proposed = exists().where(
-            RequestProposal.request_id == request_id, RequestProposal.record_id == RecordSketch.record_id
+            RequestProposal.request_id == request_id, RequestProposal.record_id == hits.c.record_id
         )
         return (
-            select(RecordSketch.record_id, Record.dataset_id, RecordSketch.bands)
-            .join(Record, Record.id == RecordSketch.record_id)
+            select(hits.c.record_id, Record.dataset_id, hits.c.bands)
+            .join(Record, Record.id == hits.c.record_id)
             .where(
-                RecordSketch.bands.op("&&")(cast(bands, ARRAY(BigInteger))),
-                ~_among(RecordSketch.record_id, besides),
+                hits.c.record_id > after,
+                ~_among(hits.c.record_id, besides),
                 Record.erased_at.is_(None),
                 Record.role == "person",
                 ~proposed,
             )
+            .order_by(hits.c.record_id)
+            .limit(limit)
         )
 
     def _by_index(self, query: Select[int, UUID, list[int]]) -> Sequence[Row[int, UUID, list[int]]]:
         """Ask the index, whatever the planner makes of a table that nobody has analysed yet.
 
-        Before that it expects one row in a hundred to match, and reads them all to find the first.
+        Before that it expects one row in a hundred to share a band, and would rather read them all.
         """
-        self.session.execute(select(func.set_config("enable_seqscan", "off", True)))  # noqa: FBT003  SQL's own
+        self._plan("off")
         rows = self.session.execute(query).all()
-        self.session.execute(select(func.set_config("enable_seqscan", "on", True)))  # noqa: FBT003  likewise
+        self._plan("on")
         return rows
+
+    def _plan(self, other_ways: str) -> None:
+        """Allow or forbid, in this transaction, what reads a table from end to end."""
+        names = ("enable_seqscan", "enable_hashjoin", "enable_mergejoin")
+        local = true()
+        self.session.execute(select(*(func.set_config(name, other_ways, local) for name in names)))
 
     # Searches
 
