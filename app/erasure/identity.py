@@ -40,7 +40,7 @@ from app.http import ids
 from app.queue import Stage
 from app.records import content
 from app.storage.database import Session, Transaction
-from app.tables import ErasureRequest, IdentityChallenge
+from app.tables import IdentityChallenge
 
 DIGITS = 8
 LASTS = timedelta(minutes=15)
@@ -86,15 +86,13 @@ class TooMany(Unavailable):
 # What people and their portals do ----------------------------------------------------------------
 
 
-def begin(session: Session, request: ErasureRequest, *, named: bool, at: datetime) -> None:
-    """Challenge whoever asks, as the source does not vouch for them; `named`: it says who they are.
+def begin(session: Session, request_id: UUID, *, at: datetime) -> None:
+    """Challenge whoever asks, as the source does not vouch for them.
 
-    Of a request that names records, or people by keyed hashes as a file's are, nobody can be sent anything.
+    Only where it says who they are. Of a request that names records, or people by keyed hashes as a file's
+    are, nobody can be sent anything: it needs an officer (`BY_HAND`).
     """
-    if named:
-        _challenge(session, request.id, at=at)
-    else:
-        steps.attend(session, request, BY_HAND, at=at)
+    _challenge(session, request_id, at=at)
 
 
 def ask(session: Session, request_id: UUID, *, at: datetime) -> int:

@@ -108,13 +108,8 @@ def receive(
             audit.record(session, event)
         if look is Standing.SEARCHING and each.set is not None:
             looking.begin(session, request, each.set, at=request.received_at)
-        if each.set is None:
-            identity.begin(
-                session,
-                request,
-                named=Field.IDENTIFIERS in each.asked.written,
-                at=request.received_at,
-            )
+        if each.set is None and Field.IDENTIFIERS in each.asked.written:
+            identity.begin(session, request.id, at=request.received_at)
     failpoints.reach("intake.located")
     for place, request in zip(going, requests, strict=True):
         became[place] = View(
@@ -223,6 +218,7 @@ def _request(found: _Found, calendar: Calendar, rules: str) -> ErasureRequest:
         policy=rules,
         records_matched=0,
         records_exempt=0,
+        indexes={},
         legal_hold=found.held,
         clock_paused=False,
     )
@@ -248,6 +244,8 @@ def _decide(
         story.append(events.AttentionRaised(request.id, reason, at))
 
     move(State.TRIAGE if current is not None else State.IDENTITY_PENDING)
+    if current is None and Field.IDENTIFIERS not in found.asked.written:
+        attend(identity.BY_HAND)
     if current is not None:
         request.records_matched, request.record_set_hash = len(current.records), current.hash
         story.append(

@@ -254,7 +254,7 @@ def test_a_worker_forgets_people_and_the_keys_they_were_sealed_by(
         session.add_all(rows)
         session.flush()
         for row in rows:
-            sealed.begin(session, row.id, {sealed.Field.NOTE: b"a note"})
+            sealed.begin_all(session, {row.id: {sealed.Field.NOTE: b"a note"}})
     assert housekeeping.forget_people(context) == 1
     assert housekeeping.forget_people(context) == 0
     clock = lambda: now + timedelta(weeks=6)  # noqa: E731  what a worker is given
