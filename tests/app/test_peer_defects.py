@@ -25,6 +25,19 @@ DEFECTS: Mapping[str, tuple[str, ...]] = {
     "a duplicate skips the proof of identity (CVE-2026-42303)": (
         "app/erasure/test_timing.py::test_being_the_duplicate_of_a_known_persons_request_excuses_nobody",
     ),
+    "a key is made that may more than its maker (PYSEC-2026-1343)": (
+        "app/auth/test_keys.py::test_no_key_may_more_than_its_creator",
+    ),
+    "a session outlives a change of roles (CVE-2025-57766)": (
+        "app/auth/test_sessions.py::test_a_session_ends_with_its_roles",
+    ),
+    "codes can be predicted, and guesses at once count as one (CVE-2023-48224)": (
+        "app/erasure/test_identity.py::test_codes_are_unpredictable",
+        "app/erasure/test_identity.py::test_six_guesses_at_once_count_six",
+    ),
+    "an identity is left after the purge (ethyca/fidesops#834)": (
+        "app/erasure/test_purge.py::test_identity_gone_after_purge",
+    ),
     "an errored request never becomes overdue (ethyca/fides)": (
         "app/test_peer_defects.py::test_a_request_whose_job_failed_becomes_overdue",
     ),
@@ -50,6 +63,7 @@ DEFECTS: Mapping[str, tuple[str, ...]] = {
     ),
     "a long list exhausts memory and the database (ethyca/fides#6951)": (
         "app/erasure/test_reading.py::test_a_longer_list_takes_no_more_queries",
+        "app/erasure/test_many.py::test_a_list_of_ten_thousand",
     ),
     "an export is blank on the day itself (ethyca/fides#6621)": (
         "app/erasure/test_bulk.py::test_the_due_day_is_the_stored_one_also_on_the_day_itself",
