@@ -80,8 +80,15 @@ def test_nothing_secret_is_in_it(compose: dict[str, Any]) -> None:
             )
             assert not re.search(r"://[^/]*:[^/]*@", str(value)), "a URL carries no password"
     assert compose["secrets"] == {
-        "database_password": {"file": "${LETHE_SECRETS:-./secrets}/database_password"}
+        name: {"file": f"${{LETHE_SECRETS:-./secrets}}/{name}"}
+        for name in ("database_password", "database_owner_password")
     }
+    holding = {
+        name
+        for name, each in services(compose).items()
+        if "database_owner_password" in each.get("secrets", ())
+    }
+    assert holding == {"postgres", "migrate"}, "nothing else can be who owns the tables"
 
 
 def test_every_volume_is_named(compose: dict[str, Any]) -> None:
