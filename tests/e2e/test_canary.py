@@ -25,6 +25,7 @@ import psycopg
 import pytest
 import redis
 from psycopg import sql
+from sqlalchemy import Engine
 from sqlalchemy.engine import make_url
 
 from app.clock import system_clock
@@ -138,6 +139,10 @@ def forget(service: Service, requests: list[str]) -> None:
         return all(each["purged_at"] is not None for each in shown)
 
     service.until(all_purged, "purge of every request", poll_seconds=1.0)
+    with later.transaction() as session:
+        engine = session.get_bind()
+    assert isinstance(engine, Engine)
+    engine.dispose()
     for each in requests:
         gone = service.call("GET", f"/v1/erasure-requests/{each}/identity")
         assert (gone.status_code, gone.json()["code"]) == (httpx.codes.GONE, "purged")
