@@ -48,7 +48,14 @@ _log = telemetry.logger("housekeeping")
 
 
 def sweep(context: Context) -> None:
-    """Do every duty once; one that fails does not keep the others from being done."""
+    """Do every duty once; one that fails does not keep the others from being done.
+
+    In a restored database none: it names versions as live that hold who was erased since, and does not know
+    whose weights are still needed.
+    """
+    if _is_restored(context):
+        _log.warning("database restored", part="sweep")
+        return
     for duty in (
         relay,
         ship_chain,
@@ -71,6 +78,16 @@ def sweep(context: Context) -> None:
             duty(context)
         except Exception as error:  # noqa: BLE001  each duty depends on another server; all come round again
             _log.warning("duty failed", part=duty.__name__, **telemetry.failure(error))
+
+
+def _is_restored(context: Context) -> bool:
+    copy = archive.Archive.of(context.settings.storage)
+    try:
+        with context.transaction() as session:
+            return archive.standing(session, copy) is not archive.Standing.WHOLE
+    except Exception as error:  # noqa: BLE001  a database that is away is not a restored one
+        _log.warning("duty failed", part="standing", **telemetry.failure(error))
+        return False
 
 
 def relay(context: Context) -> int:

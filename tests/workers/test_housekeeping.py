@@ -11,6 +11,7 @@ import pytest
 from sqlalchemy import Engine, func, select, update
 
 from app import queue
+from app.audit.archive import Archive, Copied, Head
 from app.certificates.service import OPENING_KEPT
 from app.config import Settings
 from app.erasure.forgetting import sealed
@@ -61,6 +62,21 @@ def test_a_bell_that_nobody_heard_is_rung_again(
     housekeeping.sweep(context)
     assert poked == [(Stage.PLAN, unheard)]
     assert housekeeping.relay(context) == 0, "rung just now, it has half a minute"
+
+
+def test_in_a_restored_database_nothing_is_done_until_somebody_has_looked(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It calls a version live that holds who was erased since: no server may be given that."""
+    done: list[str] = []
+    monkeypatch.setattr(housekeeping, "converge", lambda _context: done.append("converge"))
+    copy = Archive.of(context.settings.storage)
+    copy.append(Head(0, bytes(32)), [Copied(seq=1, subject=None, body=b'{"kind":"x.y"}', hash=b"h" * 32)])
+    housekeeping.sweep(context)
+    assert done == []
+    (copy.directory / "head").unlink()
+    housekeeping.sweep(context)
+    assert done == ["converge"]
 
 
 def test_a_bell_that_hangs_twice_is_rung_once(
