@@ -176,14 +176,6 @@ class ErasureRequests:
             .execution_options(populate_existing=True)
         ).one_or_none()
 
-    def by_external_ref(self, submitted_by: UUID, external_ref: str) -> UUID | None:
-        """Return the id of the request that this caller made under this number of its own."""
-        return self.session.scalar(
-            select(ErasureRequest.id).where(
-                ErasureRequest.submitted_by == submitted_by, ErasureRequest.external_ref == external_ref
-            )
-        )
-
     def references(self, given: Collection[tuple[UUID, str]]) -> set[tuple[UUID, str | None]]:
         """Return which of these (whose, number of its own) there are requests of."""
         if not given:
