@@ -30,9 +30,15 @@ __all__ = [
 
 Transaction = Callable[[], AbstractContextManager[Session]]
 
+IDLE_SECONDS = 10
+"""How long a transaction may wait for its next statement before Postgres ends it."""
 
-def connect(url: str, *, statement_seconds: int, pool: int = 5) -> Engine:
-    """Return an engine for `url` (any `postgresql://` form); nothing is opened yet."""
+
+def connect(url: str, *, statement_seconds: int, pool: int = 5, idle_seconds: int = IDLE_SECONDS) -> Engine:
+    """Return an engine for `url` (any `postgresql://` form); nothing is opened yet.
+
+    A statement may take `statement_seconds`, a transaction wait `idle_seconds` for its next one.
+    """
     if url.startswith(("postgres://", "postgresql://")):
         url = "postgresql+psycopg://" + url.split("://", 1)[1]
     engine = create_engine(
@@ -51,7 +57,7 @@ def connect(url: str, *, statement_seconds: int, pool: int = 5) -> Engine:
         with connection.cursor() as cursor:  # type: ignore[attr-defined]  # psycopg's, seen as object
             cursor.execute(
                 f"SET lock_timeout = '4s'; SET statement_timeout = '{statement_seconds}s';"
-                " SET idle_in_transaction_session_timeout = '10s'; SET timezone = 'UTC'"
+                f" SET idle_in_transaction_session_timeout = '{idle_seconds}s'; SET timezone = 'UTC'"
             )
         connection.commit()  # type: ignore[attr-defined]  # psycopg's, seen as object
 
