@@ -44,6 +44,7 @@ from app.erasure.endpoints import identity as erasure_identity
 from app.erasure.endpoints import requests as erasure
 from app.erasure.endpoints import retention as erasure_retention
 from app.erasure.endpoints.joining import intake, shown
+from app.erasure.endpoints.lines import Lines
 from app.erasure.forgetting import sealed
 from app.http import description, problems, tracing
 from app.http.hub import Hub
@@ -59,7 +60,7 @@ from app.records import endpoints as records
 from app.registry import endpoints as registry
 from app.registry import service as models
 from app.storage import readiness
-from app.storage.database import DatabaseError, Transaction, connect
+from app.storage.database import DatabaseError, Transaction, connect, on_connect
 from app.storage.epochs import EpochKeys
 from app.storage.keyring import Keyring
 from app.storage.objects import ObjectStore
@@ -152,6 +153,8 @@ def create_app(settings: Settings, *, clock: Clock = system_clock) -> FastAPI:
         rules=settings.requests_policy,
     )
     app.state.shown = shown(app.state.transaction, clock)
+    app.state.lines = Lines()
+    on_connect(engine, app.state.lines.forget)
     app.state.hub = Hub(lambda: _head(app.state.transaction))
     problems.install(app)
     _mount(app)

@@ -65,6 +65,32 @@ class Counts:
     attention: dict[str, int]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """A request's place in a list, and what tells whether it is as it was."""
+
+    id: UUID
+    at: datetime
+    """What the list is ordered by."""
+    mark: str
+    """Another after each change of what is shown, but for `overdue`."""
+    overdue: bool
+
+
+def lines(
+    session: Session,
+    *,
+    chosen: Filter,
+    sort: Sort,
+    now: datetime,
+    after: tuple[datetime, UUID] | None,
+    limit: int,
+) -> list[Line]:
+    """Return where the requests of a list stand, without what is shown of them."""
+    found = ErasureRequests(session).lines(chosen, sort=sort, now=now, after=after, limit=limit)
+    return [Line(id=id_, at=at, mark=mark, overdue=late) for id_, at, mark, late in found]
+
+
 def listing(
     session: Session,
     *,

@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
-from typing import Final
+from typing import Final, TypeVarTuple
 from uuid import UUID
 
 from sqlalchemy import (
@@ -13,6 +13,7 @@ from sqlalchemy import (
     Row,
     RowMapping,
     Select,
+    Text,
     Uuid,
     and_,
     cast,
@@ -20,6 +21,7 @@ from sqlalchemy import (
     exists,
     func,
     insert,
+    literal_column,
     or_,
     select,
     text,
@@ -46,6 +48,8 @@ from app.tables import (
     RequestRecord,
     RequestTarget,
 )
+
+Columns = TypeVarTuple("Columns")
 
 _OPEN = tuple(sorted(state.value for state in OPEN))
 _OPEN_OF_EACH: Final = text(
@@ -85,6 +89,16 @@ _APPROVALS = (
     .correlate(ErasureRequest)
     .scalar_subquery()
 )
+
+
+_MARK: Final = literal_column(
+    "concat_ws(' ', erasure_requests.xmin,"
+    " (SELECT count(*) FROM approvals a WHERE a.request_id = erasure_requests.id),"
+    " (SELECT string_agg(t.xmin::text, ',' ORDER BY t.model_id) FROM request_targets t"
+    " WHERE t.request_id = erasure_requests.id))",
+    Text,
+)
+"""Which transactions wrote a request and its parts last, and how many have approved it."""
 
 
 _WRITTEN: Final = tuple(each.key for each in ErasureRequest.__table__.columns if each.key != "created_at")
@@ -228,17 +242,22 @@ class ErasureRequests:
         limit: int,
     ) -> list[tuple[ErasureRequest, int]]:
         """Return requests in the order asked for, from after a place on, and how many approved each."""
-        by: InstrumentedAttribute[datetime]
-        by, newest_first = (
-            (ErasureRequest.created_at, True) if sort is Sort.NEWEST else (ErasureRequest.due_at, False)
-        )
-        place = tuple_(by, ErasureRequest.id)
-        order = (by.desc(), ErasureRequest.id.desc()) if newest_first else (by, ErasureRequest.id)
         query = select(ErasureRequest, _APPROVALS).options(_UNSEEN).where(*_conditions(chosen, now))
-        query = query.order_by(*order).limit(limit)
-        if after is not None:
-            query = query.where(place < after if newest_first else place > after)
+        query = _ordered(query, sort, after).limit(limit)
         return [(row[0], row[1]) for row in self.session.execute(query)]
+
+    def lines(
+        self,
+        chosen: Filter,
+        *,
+        sort: Sort,
+        now: datetime,
+        after: tuple[datetime, UUID] | None,
+        limit: int,
+    ) -> Sequence[Row[UUID, datetime, str, bool]]:
+        """Return of the same requests: id, place in the order, mark of the last change, whether overdue."""
+        query = select(ErasureRequest.id, _by(sort), _MARK, overdue(now)).where(*_conditions(chosen, now))
+        return self.session.execute(_ordered(query, sort, after).limit(limit)).all()
 
     def open_of_each(self, pairs: Sequence[tuple[int, bytes]]) -> dict[int, UUID]:
         """Return by its place the oldest open request that was made with any of a person's identifiers."""
@@ -541,6 +560,21 @@ class Holds:
 
 def _active(now: datetime) -> ColumnElement[bool]:
     return Hold.ended_at.is_(None) & (Hold.expires_at > now)
+
+
+def _by(sort: Sort) -> InstrumentedAttribute[datetime]:
+    return ErasureRequest.created_at if sort is Sort.NEWEST else ErasureRequest.due_at
+
+
+def _ordered(query: Select[*Columns], sort: Sort, after: tuple[datetime, UUID] | None) -> Select[*Columns]:
+    """Return the query in the order asked for, from after a place on."""
+    by, newest_first = _by(sort), sort is Sort.NEWEST
+    if after is not None:
+        place = tuple_(by, ErasureRequest.id)
+        query = query.where(place < after if newest_first else place > after)
+    return query.order_by(
+        *((by.desc(), ErasureRequest.id.desc()) if newest_first else (by, ErasureRequest.id))
+    )
 
 
 def _conditions(chosen: Filter, now: datetime) -> list[ColumnElement[bool]]:

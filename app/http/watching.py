@@ -37,7 +37,8 @@ Prefer = Annotated[
 class Seen:
     """What a reading found: the body, its tag, and in how many seconds looking again is worth while."""
 
-    body: BaseModel
+    body: BaseModel | bytes
+    """JSON, where it is bytes."""
     tag: str
     retry_after: int | None = None
 
@@ -81,7 +82,8 @@ class Watch:
             headers["Preference-Applied"] = f"wait={self.wait_seconds}"
         if status != 200:
             return Response(status_code=status, headers=headers)
-        return Response(seen.body.model_dump_json(), headers=headers, media_type="application/json")
+        body = seen.body if isinstance(seen.body, bytes) else seen.body.model_dump_json()
+        return Response(body, headers=headers, media_type="application/json")
 
 
 async def watch(request: Request, if_none_match: IfNoneMatch = None, prefer: Prefer = None) -> Watch:

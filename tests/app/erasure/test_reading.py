@@ -8,10 +8,11 @@ from uuid import UUID
 import pytest
 from fastapi import FastAPI
 from pydantic import BaseModel
-from sqlalchemy import event
+from sqlalchemy import event, text
 from sqlalchemy.engine import Engine
 
 from app.erasure import schemas
+from app.erasure.endpoints import lines
 from app.http import ids
 from tests.app.erasure.asking import REQUESTS, act, approve, ask, shown
 from tests.fixtures.api import Caller
@@ -20,6 +21,11 @@ from tests.fixtures.world import ADA, BOB, World
 
 def listed(caller: Caller, **params: Any) -> list[str]:
     return [each["id"] for each in caller.get(REQUESTS, **params).json()["items"]]
+
+
+def listed_whole(caller: Caller) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = caller.get(REQUESTS).json()["items"]
+    return found
 
 
 def test_filters(portal: Caller, officer: Caller, world: World, people: UUID, model: UUID) -> None:
@@ -35,6 +41,37 @@ def test_filters(portal: Caller, officer: Caller, world: World, people: UUID, mo
     body = {"record_set_hash": bob["record_set_hash"], "decision": "send_back"}
     act(officer, bob, "approvals", body)
     assert listed(officer, attention_reason="sent_back") == listed(officer, attention=True) == [bob["id"]]
+
+
+def test_a_list_reads_only_what_has_changed(
+    app: FastAPI, portal: Caller, officer: Caller, world: World, model: UUID
+) -> None:
+    ada, bob = ask(portal, ADA), ask(portal, BOB)
+    approve(officer, ada)
+    first = listed_whole(officer)
+    with counted() as said:
+        assert listed_whole(officer) == first
+    assert not any("erasure_requests.policy" in each for each in said), "nothing has changed"
+    with world.transaction() as session:
+        session.execute(text("UPDATE request_targets SET held = 'test'"))
+    with counted() as said:
+        [second, third] = listed_whole(officer)
+    assert (second["id"], third["targets"][0]["held"]) == (bob["id"], "test"), "no version tells of that"
+    assert any("erasure_requests.policy" in each for each in said)
+    act(officer, bob, "approvals", {"record_set_hash": bob["record_set_hash"], "decision": "send_back"})
+    assert [each["attention"] for each in listed_whole(officer)] == ["sent_back", None]
+    app.state.lines.forget()
+    assert listed_whole(officer)[0]["attention"] == "sent_back"
+
+
+def test_of_lines_so_many_are_kept(
+    portal: Caller, officer: Caller, model: UUID, app: FastAPI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = [ask(portal)["id"] for _ in range(4)]
+    monkeypatch.setattr(lines, "LINES_MAX", 3)
+    for _ in range(2):
+        assert listed(officer) == asked[::-1]
+        assert len(app.state.lines) == 3
 
 
 @pytest.mark.parametrize("sort", ["id", "-due_at", "created_at; DROP TABLE"])

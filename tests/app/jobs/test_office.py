@@ -7,6 +7,7 @@ not allowed: that is an answer, never an accident. What holds after each of thes
     none is erased unasked       whoever is erased is in a request that somebody else has approved, as it is
     deadlines do not come nearer whatever is paused, held, extended or sent back
     the chain is unbroken        and tells of every request
+    what is kept is as it is     a list's line, and what a version stands for
 """
 
 from datetime import datetime, timedelta
@@ -61,6 +62,7 @@ class Office(RuleBasedStateMachine):
         self.receipts: list[dict[str, Any]] = []
         self.holds: list[dict[str, Any]] = []
         self.due: dict[str, str] = {}
+        self.seen: dict[tuple[str, int], dict[str, Any]] = {}
         self.view: JobView | None = None
 
     def _next_year(self) -> datetime:
@@ -187,6 +189,21 @@ class Office(RuleBasedStateMachine):
             due = str(answer.json()["due_on"])
             assert due >= self.due.get(receipt["id"], due), "a deadline came nearer"
             self.due[receipt["id"]] = due
+
+    @invariant()
+    def a_list_says_what_each_request_says(self) -> None:
+        """Its lines are kept from list to list, and a request is read anew."""
+        found = {each["id"]: each for each in self.officers[0].get(REQUESTS, limit=200).json()["items"]}
+        for receipt in self.receipts[-150:]:
+            assert found[receipt["id"]] == self.officers[0].get(f"{REQUESTS}/{receipt['id']}").json()
+
+    @invariant()
+    def a_version_is_what_it_was(self) -> None:
+        """Who has a version is told 304: nothing that is shown may change and the version stay."""
+        for receipt in self.receipts:
+            body = self.officers[0].get(f"{REQUESTS}/{receipt['id']}").json()
+            del body["overdue"]  # the time tells, and says when it will
+            assert self.seen.setdefault((body["id"], body["version"]), body) == body
 
     @invariant()
     def nobody_is_erased_whom_nobody_approved(self) -> None:
