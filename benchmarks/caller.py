@@ -78,7 +78,10 @@ class Measured:
 
 
 def calls(spec: dict[str, Any]) -> Iterator[bytes]:
-    """Yield the calls: reads go round the paths; writes are about somebody else each, with its own key."""
+    """Yield the calls: reads go round the paths; writes are about somebody else each, with its own key.
+
+    `who` is how people are named, and `first` the number of the first one.
+    """
     head = "".join(f"{name}: {value}\r\n" for name, value in spec["headers"].items())
     paths: Sequence[str] = spec["paths"]
     for number in range(spec["requests"]):
@@ -87,7 +90,8 @@ def calls(spec: dict[str, Any]) -> Iterator[bytes]:
         if spec["method"] == "GET":
             yield f"{start}\r\n".encode()
             continue
-        body = json.dumps({"subject": {"type": "customer_id", "value": f"{spec['name']}-{number}"}})
+        who = {"type": spec["who"]["type"], "value": spec["who"]["value"].format(spec["first"] + number)}
+        body = json.dumps({"subject": who})
         about = f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
         yield f"{start}{about}Idempotency-Key: {uuid4()}\r\n\r\n{body}".encode()
 

