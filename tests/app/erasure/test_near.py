@@ -212,7 +212,8 @@ def test_those_who_come_at_once_are_asked_about_at_once_and_answered_each(
     with transaction() as session:
         session.execute(update(Record).where(Record.external_id == "old").values(erased_at=func.now()))
         session.execute(update(Record).where(Record.external_id == "plant").values(role="sentinel"))
-        of = dict(session.execute(select(Record.external_id, Record.id)))
+        found = session.execute(select(Record.external_id, Record.id)).all()
+        of = dict(found)
         sets = [
             [of["eve-1"]],
             [],
