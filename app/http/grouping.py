@@ -61,3 +61,24 @@ class Group(Generic[Call, Answer]):
                     answer.set_exception(each)
                 else:
                     answer.set_result(each)
+
+
+class Shared(Generic[Call, Answer]):
+    """Calls that ask the same at once share one look, which began after each of them had asked.
+
+    Those that ask something else neither wait for it nor hear of its failure.
+    """
+
+    def __init__(self, look: Callable[[Call], Answer], *, kept_max: int = 256) -> None:
+        """Look as `look` does; so many different calls are remembered."""
+        self._look, self._kept_max = look, kept_max
+        self._groups: dict[Call, Group[Call, Answer]] = {}
+
+    async def __call__(self, call: Call) -> Answer:
+        """Return what was seen."""
+        group = self._groups.pop(call, None) or Group(lambda calls: [self._look(call)] * len(calls))
+        self._groups[call] = group
+        while len(self._groups) > self._kept_max:
+            # Who still waits for it holds it; who asks the same now looks anew.
+            del self._groups[next(iter(self._groups))]
+        return await group(call)

@@ -36,9 +36,9 @@ class Page(BaseModel, Generic[Item]):
     next: str | None = None
 
 
-def page(items: Sequence[bytes], *, next_: str | None) -> bytes:
+def page(items: Sequence[bytes], *, following: str | None) -> bytes:
     """Return a page of rows that are JSON already, as `Page` is written."""
-    return b'{"items":[' + b",".join(items) + b'],"next":' + json.dumps(next_).encode() + b"}"
+    return b'{"items":[' + b",".join(items) + b'],"next":' + json.dumps(following).encode() + b"}"
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ from fastapi import Depends, Query, Response
 
 from app.auth.dependencies import RequestsWatch
 from app.erasure import reading, schemas
-from app.erasure.endpoints.requests import Wanted, wanted
+from app.erasure.endpoints.lines import Wanted
+from app.erasure.endpoints.requests import wanted
 from app.erasure.lifecycle import Sort
 from app.erasure.schemas import RequestOut
 from app.errors import Forbidden, Invalid

@@ -1,20 +1,58 @@
-"""Requests of a list, each written as JSON once, and again only when it has changed.
+"""Pages of the list: each request written as JSON once, and again only when it has changed.
 
 Dashboards ask for the same rows again and again, and few of them have changed. Which have, no version of ours
 tells as surely as Postgres does: `xmin`, the transaction that wrote a row last, of the request and of each of
 its parts. With how many have approved it, and whether it is past its date, that is all that a line says.
+
+Those who ask for the same page at once share one look, which began after each had asked.
 
 What is kept holds nothing personal, as nothing of a list does, and has a bound.
 """
 
 import threading
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
+from app.audit import service as audit
+from app.clock import Clock
 from app.erasure import reading, schemas
+from app.erasure.lifecycle import Sort
 from app.erasure.reading import Line
-from app.storage.database import Session
+from app.erasure.repository import Filter
+from app.http import pagination, preconditions
+from app.http.grouping import Shared
+from app.http.pagination import Place
+from app.http.watching import Seen
+from app.storage.database import Session, Transaction
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """Which requests to list, and in which order."""
+
+    chosen: Filter
+    sort: Sort
+
+    @property
+    def name(self) -> str:
+        """Return what a cursor of this list is bound to."""
+        return f"erasure-requests {self.chosen} {self.sort}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PageAsked:
+    """One page of a list as somebody asks for it."""
+
+    wanted: Wanted
+    limit: int
+    cursor: str | None
+    after: Place | None
+    """What the cursor says."""
+
+
+Pages = Shared[PageAsked, Seen]
 
 LINES_MAX = 4096
 """How many are kept: some 1.3 kB each."""
@@ -63,3 +101,34 @@ class Lines:
                 self._kept[id_] = line
             for id_ in list(self._kept)[: max(0, len(self._kept) - LINES_MAX)]:
                 del self._kept[id_]
+
+
+def pages(transaction: Transaction, clock: Clock, lines: Lines, *, cursor_key: bytes) -> Pages:
+    """Return the process's look at pages: dashboards ask for the same ones at once."""
+
+    def look(asked: PageAsked) -> Seen:
+        with transaction() as session:
+            return _page(session, asked, lines, cursor_key, clock())
+
+    return Shared(look)
+
+
+def _page(session: Session, asked: PageAsked, lines: Lines, cursor_key: bytes, now: datetime) -> Seen:
+    seen = audit.last(session)
+    found = reading.lines(
+        session,
+        chosen=asked.wanted.chosen,
+        sort=asked.wanted.sort,
+        now=now,
+        after=(asked.after.created_at, asked.after.id) if asked.after else None,
+        limit=asked.limit + 1,
+    )
+    following = None
+    if len(found) > asked.limit:
+        last = found[asked.limit - 1]
+        following = pagination.encode(cursor_key, Place(last.at, last.id), of=asked.wanted.name)
+    return Seen(
+        body=pagination.page(lines.of(session, found[: asked.limit], now=now), following=following),
+        # By the hour: a date can pass while nothing happens, and is told of within the next one anyway.
+        tag=preconditions.weak_tag(seen, asked.wanted.name, asked.limit, asked.cursor, f"{now:%Y-%m-%dT%H}"),
+    )

@@ -1,14 +1,12 @@
 """Requests over HTTP: receive one, read it, wait for it, list and search."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import date
 from typing import Annotated
 
 from fastapi import Depends, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from app.audit import service as audit
 from app.audit.schemas import EventOut
 from app.auth.dependencies import (
     RecordsLookup,
@@ -19,10 +17,9 @@ from app.auth.dependencies import (
 )
 from app.erasure import reading, receiving, schemas, service
 from app.erasure.endpoints.joining import Call, Intake, Shown
-from app.erasure.endpoints.lines import Lines
+from app.erasure.endpoints.lines import PageAsked, Pages, Wanted
 from app.erasure.lifecycle import BEFORE_APPROVAL, OPEN, Sort, State
 from app.erasure.matching import Contents, Identifier, NamedRecords
-from app.erasure.reading import Line
 from app.erasure.receiving import Asked
 from app.erasure.repository import Filter
 from app.erasure.schemas import (
@@ -41,11 +38,10 @@ from app.errors import Conflict, Forbidden, Gone, Invalid, NotFound, Unavailable
 from app.http import pagination, preconditions
 from app.http.dependencies import KeyringDep, NowDep, SessionDep, keyring
 from app.http.ids import DatasetId, ModelId, RequestId
-from app.http.pagination import Cursor, Limit, Page, Place
+from app.http.pagination import Cursor, Limit, Page
 from app.http.problems import responses
 from app.http.routing import router as new_router
 from app.http.watching import Seen, WatchDep
-from app.storage.database import Session
 
 router = new_router("/v1/erasure-requests", tag="Erasure requests")
 
@@ -83,19 +79,6 @@ async def receive_request(
             ),
         )
     )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Wanted:
-    """Which requests to list, and in which order."""
-
-    chosen: Filter
-    sort: Sort
-
-    @property
-    def name(self) -> str:
-        """Return what a cursor of this list is bound to."""
-        return f"erasure-requests {self.chosen} {self.sort}"
 
 
 class WantedIn(BaseModel):
@@ -145,31 +128,11 @@ async def list_requests(
     cursor: Cursor = None,
 ) -> Response:
     """List requests, newest first or by date; 304 if nothing has happened since `If-None-Match`."""
-    key = keyring(request).cursor
-    place = pagination.decode(key, cursor, of=wanted.name)
-
-    written: Lines = request.app.state.lines
-
-    def read(session: Session, now: datetime) -> Seen:
-        seen = audit.last(session)
-        found = reading.lines(
-            session,
-            chosen=wanted.chosen,
-            sort=wanted.sort,
-            now=now,
-            after=(place.created_at, place.id) if place else None,
-            limit=limit + 1,
-        )
-        return Seen(
-            body=pagination.page(
-                written.of(session, found[:limit], now=now),
-                next_=_next(key, found[limit - 1], wanted) if len(found) > limit else None,
-            ),
-            # By the hour: a date can pass while nothing happens, and is told of within the next one anyway.
-            tag=preconditions.weak_tag(seen, wanted.name, limit, cursor, f"{now:%Y-%m-%dT%H}"),
-        )
-
-    return await watch.answer(read)
+    place = pagination.decode(keyring(request).cursor, cursor, of=wanted.name)
+    pages: Pages = request.app.state.pages
+    return await watch.answer_by(
+        lambda: pages(PageAsked(wanted=wanted, limit=limit, cursor=cursor, after=place))
+    )
 
 
 @router.post("/search", responses=responses(Forbidden, Invalid))
@@ -257,10 +220,6 @@ def receipt_of(view: View, response: Response) -> Receipt:
 
 def _identifiers(given: Sequence[IdentifierIn]) -> list[Identifier]:
     return [Identifier(type=each.type, value=each.value.get_secret_value()) for each in given]
-
-
-def _next(key: bytes, last: Line, wanted: Wanted) -> str:
-    return pagination.encode(key, Place(last.at, last.id), of=wanted.name)
 
 
 def _retry_seconds(state: State) -> int | None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from app.http.grouping import Group
+from app.http.grouping import Group, Shared
 
 
 class Work:
@@ -84,3 +84,38 @@ def test_it_goes_on_in_another_loop() -> None:
 
 async def _one(group: Group[int, int], call: int) -> int:
     return await group(call)
+
+
+class Sight:
+    """Looks at numbers, and counts; at 1 nothing is to be seen, and 2 takes until it may."""
+
+    def __init__(self) -> None:
+        self.looked: list[int] = []
+        self.begun, self.may = threading.Event(), threading.Event()
+
+    def __call__(self, number: int) -> int:
+        self.looked.append(number)
+        if number == 1:
+            raise ZeroDivisionError
+        if number == 2:
+            self.begun.set()
+            assert self.may.wait(10)
+        return self.looked.count(number)
+
+
+def test_who_asks_the_same_meanwhile_shares_the_next_look_and_others_do_not_wait() -> None:
+    async def ask(sight: Sight) -> tuple[list[int | BaseException], int, list[int]]:
+        shared: Shared[int, int] = Shared(sight, kept_max=2)
+        slow = [asyncio.ensure_future(shared(2))]
+        await asyncio.to_thread(sight.begun.wait, 10)
+        slow += [asyncio.ensure_future(shared(2)) for _ in range(3)]
+        with pytest.raises(ZeroDivisionError):
+            await shared(1)
+        other = await shared(3)
+        before = list(sight.looked)
+        sight.may.set()
+        return await asyncio.gather(*slow), other, before
+
+    slow, other, before = asyncio.run(ask(Sight()))
+    assert slow == [1, 2, 2, 2], "whoever asks sees nothing from before"
+    assert (other, before) == (1, [2, 1, 3])
