@@ -17,8 +17,10 @@ from app.certificates import service as certificates
 from app.certificates.stamps import Authority
 from app.clock import system_clock
 from app.config import Settings
-from app.erasure import holds, identity, timing
+from app.erasure import timing
 from app.erasure.forgetting import epochs, purge
+from app.erasure.holds import service as holds
+from app.erasure.identity import service as identity
 from app.erasure.lifecycle import STAGES
 from app.erasure.near import service as near
 from app.http import ids, receipts

@@ -28,9 +28,10 @@ from app.certificates import publishing
 from app.certificates import service as certificates
 from app.certificates.publication import Reaudit
 from app.config import Settings
-from app.erasure import calendars, identity
+from app.erasure import calendars
 from app.erasure import service as erasure
-from app.erasure.courier import courier
+from app.erasure.identity import service as identity
+from app.erasure.identity.courier import courier
 from app.erasure.near import comparing
 from app.errors import LeaseLost, Problem, Unavailable
 from app.failpoints import reach

@@ -1,4 +1,4 @@
-"""All SQL about requests, their records, targets, approvals and pauses, and about what holds them."""
+"""All SQL about requests, their records, targets, approvals and pauses."""
 
 import json
 from collections.abc import Callable, Collection, Sequence
@@ -12,7 +12,6 @@ from sqlalchemy import (
     Date,
     Row,
     RowMapping,
-    Select,
     Uuid,
     and_,
     cast,
@@ -38,9 +37,6 @@ from app.tables import (
     Approval,
     ClockPause,
     ErasureRequest,
-    Hold,
-    IdentityChallenge,
-    IdentityKnock,
     Record,
     RequestProposal,
     RequestRecord,
@@ -458,91 +454,6 @@ class ErasureRequests:
         self.session.flush()
 
 
-class Holds:
-    """Legal holds in one transaction."""
-
-    def __init__(self, session: Session) -> None:
-        """Read and write in the caller's transaction."""
-        self.session = session
-
-    def add(self, hold: Hold) -> None:
-        """Insert a hold."""
-        self.session.add(hold)
-        self.session.flush()
-
-    def locked(self, hold_id: UUID) -> Hold | None:
-        """Return a hold as it is now, locked until the commit."""
-        return self.session.scalars(
-            select(Hold).where(Hold.id == hold_id).with_for_update().execution_options(populate_existing=True)
-        ).one_or_none()
-
-    def page(
-        self, *, active: bool | None, now: datetime, after: tuple[datetime, UUID] | None, limit: int
-    ) -> Sequence[Hold]:
-        """Return holds, newest first, from after a place on."""
-        query = select(Hold).order_by(Hold.created_at.desc(), Hold.id.desc()).limit(limit)
-        if active is not None:
-            query = query.where(_active(now) if active else ~_active(now))
-        if after is not None:
-            query = query.where(tuple_(Hold.created_at, Hold.id) < after)
-        return self.session.scalars(query).all()
-
-    def binding(self, request_id: UUID, model_ids: Collection[UUID], *, now: datetime) -> Sequence[Hold]:
-        """Return the holds that a request stands under, by itself, its records or these models."""
-        named = exists().where(
-            RequestRecord.request_id == request_id, RequestRecord.record_id == Hold.record_id
-        )
-        of = or_(Hold.request_id == request_id, named, Hold.model_id.in_(model_ids))
-        return self.session.scalars(
-            select(Hold).where(_active(now), of).order_by(Hold.created_at, Hold.id)
-        ).all()
-
-    def on(self, record_ids: Collection[int], model_ids: Collection[UUID]) -> Sequence[Hold]:
-        """Return the holds on any of these that nobody has lifted; some may have expired."""
-        if not record_ids and not model_ids:
-            return []
-        of = or_(Hold.record_id.in_(record_ids), Hold.model_id.in_(model_ids))
-        return self.session.scalars(select(Hold).where(Hold.ended_at.is_(None), of)).all()
-
-    def requests_under(self, hold: Hold) -> Sequence[UUID]:
-        """Return the open requests that a hold may concern, in a fixed order."""
-        if hold.request_id is not None:
-            of = ErasureRequest.id == hold.request_id
-        elif hold.record_id is not None:
-            of = exists().where(
-                RequestRecord.request_id == ErasureRequest.id, RequestRecord.record_id == hold.record_id
-            )
-        else:
-            # Which models an unapproved request concerns, its records say; whoever asks looks there.
-            of = or_(
-                ErasureRequest.state.in_(("identity_pending", "triage", "awaiting_approval")),
-                exists().where(
-                    RequestTarget.request_id == ErasureRequest.id, RequestTarget.model_id == hold.model_id
-                ),
-            )
-        return self.session.scalars(
-            select(ErasureRequest.id).where(of, ErasureRequest.state.in_(_OPEN)).order_by(ErasureRequest.id)
-        ).all()
-
-    def requests_held(self) -> Sequence[UUID]:
-        """Return the open requests that stand under any hold, in a fixed order."""
-        return self.session.scalars(
-            select(ErasureRequest.id)
-            .where(ErasureRequest.legal_hold.is_(True), ErasureRequest.state.in_(_OPEN))
-            .order_by(ErasureRequest.id)
-        ).all()
-
-    def expired(self, now: datetime) -> Sequence[UUID]:
-        """Return holds whose time is over and of which nobody has said so."""
-        return self.session.scalars(
-            select(Hold.id).where(Hold.ended_at.is_(None), Hold.expires_at <= now).order_by(Hold.id)
-        ).all()
-
-
-def _active(now: datetime) -> ColumnElement[bool]:
-    return Hold.ended_at.is_(None) & (Hold.expires_at > now)
-
-
 def _conditions(chosen: Filter, now: datetime) -> list[ColumnElement[bool]]:
     """Return what a filter asks for, part by part."""
     row = ErasureRequest
@@ -573,136 +484,3 @@ def _of_dataset(dataset_id: UUID | None) -> ColumnElement[bool]:
         .join(Record, Record.id == RequestRecord.record_id)
         .where(RequestRecord.request_id == ErasureRequest.id, Record.dataset_id == dataset_id)
     )
-
-
-class Challenges:
-    """One-time codes, and the calls that nobody's key vouches for, in one transaction."""
-
-    def __init__(self, session: Session) -> None:
-        """Read and write in the caller's transaction."""
-        self.session = session
-
-    def add(self, challenge: IdentityChallenge) -> None:
-        """Insert a challenge."""
-        self.session.add(challenge)
-        self.session.flush()
-
-    def get(self, id: UUID) -> IdentityChallenge | None:  # noqa: A002  the column's own name
-        """Return a challenge as it is."""
-        return self.session.get(IdentityChallenge, id)
-
-    def locked(self, id: UUID) -> IdentityChallenge | None:  # noqa: A002  the column's own name
-        """Return a challenge as it is now, locked until the commit."""
-        return self.session.scalars(
-            select(IdentityChallenge)
-            .where(IdentityChallenge.id == id)
-            .with_for_update()
-            .execution_options(populate_existing=True)
-        ).one_or_none()
-
-    def asked_since(self, request_id: UUID, since: datetime) -> Sequence[datetime]:
-        """Return when codes were asked for after an instant, oldest first."""
-        return self.session.scalars(
-            select(IdentityChallenge.asked_at)
-            .where(IdentityChallenge.request_id == request_id, IdentityChallenge.asked_at > since)
-            .order_by(IdentityChallenge.asked_at)
-        ).all()
-
-    def spend(self, request_id: UUID, *, attempts_max: int, at: datetime) -> tuple[UUID, bytes] | None:
-        """Count a guess at the code that counts, and return what to compare with; None if none is left."""
-        row = self.session.execute(
-            update(IdentityChallenge)
-            .where(
-                IdentityChallenge.request_id == request_id,
-                IdentityChallenge.code_mac.is_not(None),
-                IdentityChallenge.attempts < attempts_max,
-                IdentityChallenge.ended_at.is_(None),
-                IdentityChallenge.expires_at > at,
-            )
-            .values(attempts=IdentityChallenge.attempts + 1)
-            .returning(IdentityChallenge.id, IdentityChallenge.code_mac)
-            .execution_options(synchronize_session=False)
-        ).one_or_none()
-        return None if row is None or row.code_mac is None else (row.id, bytes(row.code_mac))
-
-    def end(self, id: UUID, *, how: str, at: datetime) -> bool:  # noqa: A002  the column's own name
-        """End a challenge; False if it had ended."""
-        ended = self.session.scalar(
-            update(IdentityChallenge)
-            .where(IdentityChallenge.id == id, IdentityChallenge.ended_at.is_(None))
-            .values(ended_at=at, ended_how=how)
-            .returning(IdentityChallenge.id)
-            .execution_options(synchronize_session=False)
-        )
-        return ended is not None
-
-    def newer(self, challenge: IdentityChallenge) -> bool:
-        """Return whether another code of the same request was asked for since, and is under way or out."""
-        since = tuple_(IdentityChallenge.asked_at, IdentityChallenge.id) > (challenge.asked_at, challenge.id)
-        found = select(IdentityChallenge.id).where(
-            IdentityChallenge.request_id == challenge.request_id, since, IdentityChallenge.ended_at.is_(None)
-        )
-        return self.session.scalar(found.limit(1)) is not None
-
-    def supersede(self, request_id: UUID, *, besides: UUID, at: datetime) -> None:
-        """End every other challenge of a request: another code takes its place."""
-        self.session.execute(
-            update(IdentityChallenge)
-            .where(
-                IdentityChallenge.request_id == request_id,
-                IdentityChallenge.id != besides,
-                IdentityChallenge.ended_at.is_(None),
-            )
-            .values(ended_at=at, ended_how="superseded")
-            .execution_options(synchronize_session=False)
-        )
-
-    def due(self, *, at: datetime, limit: int) -> Sequence[UUID]:
-        """Return the challenges whose letter is to be sent now."""
-        return self.session.scalars(self._due(at, limit)).all()
-
-    def claim(self, *, at: datetime, until: datetime, limit: int) -> Sequence[UUID]:
-        """Take what is due for ourselves until an instant; whoever is killed leaves it to the next."""
-        mine = self._due(at, limit).with_for_update(skip_locked=True)
-        return self.session.scalars(
-            update(IdentityChallenge)
-            .where(IdentityChallenge.id.in_(mine.scalar_subquery()))
-            .values(next_try_at=until, tries=IdentityChallenge.tries + 1)
-            .returning(IdentityChallenge.id)
-            .execution_options(synchronize_session=False)
-        ).all()
-
-    def _due(self, at: datetime, limit: int) -> Select[UUID]:
-        return (
-            select(IdentityChallenge.id)
-            .where(
-                IdentityChallenge.sent_at.is_(None),
-                IdentityChallenge.ended_at.is_(None),
-                IdentityChallenge.next_try_at <= at,
-            )
-            .order_by(IdentityChallenge.next_try_at)
-            .limit(limit)
-        )
-
-    def knocks(self, address_mac: bytes, *, since: datetime) -> Sequence[datetime]:
-        """Return when an address called after an instant, oldest first; from here on it calls alone."""
-        number = int.from_bytes(address_mac[:8], "big", signed=True)
-        self.session.execute(select(func.pg_advisory_xact_lock(number)))
-        return self.session.scalars(
-            select(IdentityKnock.at)
-            .where(IdentityKnock.address_mac == address_mac, IdentityKnock.at > since)
-            .order_by(IdentityKnock.at)
-        ).all()
-
-    def add_knock(self, address_mac: bytes, *, at: datetime) -> None:
-        """Write down that an address called."""
-        self.session.add(IdentityKnock(address_mac=address_mac, at=at))
-        self.session.flush()
-
-    def forget(self, *, knocked_before: datetime, asked_before: datetime) -> int:
-        """Delete old knocks, and old challenges that have come to an end; return how many."""
-        knocks = delete(IdentityKnock).where(IdentityKnock.at <= knocked_before).returning(IdentityKnock.id)
-        over = or_(IdentityChallenge.ended_at.is_not(None), IdentityChallenge.sent_at.is_not(None))
-        old = delete(IdentityChallenge).where(IdentityChallenge.asked_at <= asked_before, over)
-        gone = self.session.scalars(knocks).all()
-        return len(gone) + len(self.session.scalars(old.returning(IdentityChallenge.id)).all())
