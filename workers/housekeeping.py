@@ -33,8 +33,8 @@ from app.jobs import scheduling
 from app.queue import Stage
 from app.records import forgetting as records
 from app.records import service as datasets
-from app.records import suppression
 from app.records.sketching import Sketcher
+from app.records.suppression import service as suppression
 from app.registry import service as registry
 from app.registry import weights
 from app.serving import service as serving

@@ -41,10 +41,11 @@ from app.jobs import service as jobs
 from app.jobs.lifecycle import JobKind, JobStage
 from app.jobs.views import JobView
 from app.queue import Stage
-from app.records import ingestion, sketches
+from app.records import ingestion
 from app.records import service as records
 from app.records.content import canonical
 from app.records.reading import DatasetChanged
+from app.records.sketches import service as sketches
 from app.registry import service as registry
 from app.registry import weights
 from app.serving import service as serving
