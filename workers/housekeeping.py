@@ -17,8 +17,10 @@ from app.certificates import service as certificates
 from app.certificates.stamps import Authority
 from app.clock import system_clock
 from app.config import Settings
-from app.erasure import holds, identity, timing
+from app.erasure import timing
 from app.erasure.forgetting import epochs, purge
+from app.erasure.holds import service as holds
+from app.erasure.identity import service as identity
 from app.erasure.lifecycle import STAGES
 from app.erasure.near import service as near
 from app.http import ids, receipts
@@ -31,8 +33,8 @@ from app.jobs import scheduling
 from app.queue import Stage
 from app.records import forgetting as records
 from app.records import service as datasets
-from app.records import suppression
 from app.records.sketching import Sketcher
+from app.records.suppression import service as suppression
 from app.registry import service as registry
 from app.registry import weights
 from app.serving import service as serving

@@ -28,9 +28,10 @@ from app.certificates import publishing
 from app.certificates import service as certificates
 from app.certificates.publication import Reaudit
 from app.config import Settings
-from app.erasure import calendars, identity
+from app.erasure import calendars
 from app.erasure import service as erasure
-from app.erasure.courier import courier
+from app.erasure.identity import service as identity
+from app.erasure.identity.courier import courier
 from app.erasure.near import comparing
 from app.errors import LeaseLost, Problem, Unavailable
 from app.failpoints import reach
@@ -40,10 +41,11 @@ from app.jobs import service as jobs
 from app.jobs.lifecycle import JobKind, JobStage
 from app.jobs.views import JobView
 from app.queue import Stage
-from app.records import ingestion, sketches
+from app.records import ingestion
 from app.records import service as records
 from app.records.content import canonical
 from app.records.reading import DatasetChanged
+from app.records.sketches import service as sketches
 from app.registry import service as registry
 from app.registry import weights
 from app.serving import service as serving

@@ -2,6 +2,7 @@
 
     request    one person's wish, as keyed hashes and record ids; who they are lies sealed (`forgetting`)
     challenge  a code sent to the person of a request whose source does not vouch for them (`identity`)
+    hold       keeps a request, a record or a model out of batches for a while (`holds`)
     target     one model that learned one of its records; walks scheduled ... completed by itself
     record set what the request names; its hash binds approvals and the start of the work
 

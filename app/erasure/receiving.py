@@ -17,15 +17,17 @@ from app import failpoints
 from app.audit import events
 from app.audit import service as audit
 from app.audit.events import Event
-from app.erasure import deadlines, identity, matching, policy
+from app.erasure import deadlines, matching, policy
 from app.erasure.calendars import Calendar
 from app.erasure.forgetting import sealed
 from app.erasure.forgetting.sealed import Field
+from app.erasure.holds.repository import Holds
+from app.erasure.identity import service as identity
 from app.erasure.lifecycle import OPEN, State, advance
 from app.erasure.matching import Identifier, NamedRecords, RecordSet
 from app.erasure.near import looking
 from app.erasure.near.looking import Standing
-from app.erasure.repository import ErasureRequests, Holds
+from app.erasure.repository import ErasureRequests
 from app.erasure.steps import View
 from app.errors import Conflict, Problem
 from app.records import service as records

@@ -18,10 +18,11 @@ from app.erasure.calendars import Calendar
 from app.erasure.exemptions import Exemption, Ground
 from app.erasure.forgetting import sealed
 from app.erasure.forgetting.sealed import Field
+from app.erasure.holds.repository import Holds
 from app.erasure.lifecycle import ENDS, State, advance_stage, begun, earliest
 from app.erasure.matching import Contents, Identifier, NamedRecords, RecordSet
 from app.erasure.receiving import Asked
-from app.erasure.repository import ErasureRequests, Holds
+from app.erasure.repository import ErasureRequests
 from app.erasure.steps import Expected, Notice, View
 from app.errors import Conflict, Forbidden, Invalid, NotFound, Problem
 from app.queue import Stage

@@ -14,10 +14,11 @@ from app.audit import service as audit
 from app.auth.service import Caller
 from app.erasure import calendars, deadlines, matching, policy
 from app.erasure.calendars import Calendar
+from app.erasure.holds.repository import Holds
 from app.erasure.lifecycle import STAGES, State, advance, weakest
 from app.erasure.near import looking
 from app.erasure.near.looking import Standing
-from app.erasure.repository import ErasureRequests, Holds
+from app.erasure.repository import ErasureRequests
 from app.errors import Conflict, Forbidden, Invalid, NotFound
 from app.storage.database import Session
 from app.tables import ErasureRequest, RequestTarget

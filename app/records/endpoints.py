@@ -22,8 +22,9 @@ from app.http.pagination import Cursor, Limit, Page, Place
 from app.http.problems import responses
 from app.http.routing import router as new_router
 from app.http.streaming import TransactionDep
-from app.records import schemas, service, suppression
+from app.records import schemas, service
 from app.records.schemas import Arm, DatasetCreate, Record, Role, ScreeningIn, ScreeningOut
+from app.records.suppression import service as suppression
 from app.storage.database import Transaction
 
 router = new_router("/v1/datasets", tag="Datasets")

@@ -15,7 +15,8 @@ from app import retention
 from app.audit import events
 from app.audit import service as audit
 from app.records import lottery
-from app.records.repository import Datasets, Records, Suppressions
+from app.records.repository import Datasets, Records
+from app.records.suppression.repository import Suppressions
 from app.storage.database import Session
 
 BATCH_ROWS = 1_000

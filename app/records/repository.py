@@ -30,12 +30,10 @@ from app.records.reading import RecordRow
 from app.storage.database import Session
 from app.tables import (
     Dataset,
-    ErasureRequest,
     Hold,
     Job,
     Record,
     RecordExclusion,
-    RecordSketch,
     RequestRecord,
     Suppression,
 )
@@ -289,7 +287,7 @@ class Records:
 
     def chosen(self, record_ids: Collection[int]) -> Sequence[RecordRow]:
         """Return these records, erased or not, in the order in which they lie in their file."""
-        return self._rows(select(*_ROW).where(_among(record_ids)).order_by(Record.position))
+        return self._rows(select(*_ROW).where(among(record_ids)).order_by(Record.position))
 
     def page(
         self, dataset_id: UUID, *, arm: str | None, role: str | None, after: int | None, limit: int
@@ -362,7 +360,7 @@ class Records:
         """Mark records as erased; return (dataset, arm) of each that was not so already."""
         erased = self.session.execute(
             update(Record)
-            .where(_among(record_ids), Record.erased_at.is_(None))
+            .where(among(record_ids), Record.erased_at.is_(None))
             .values(erased_at=at)
             .returning(Record.dataset_id, Record.arm)
             .execution_options(synchronize_session=False)
@@ -374,7 +372,7 @@ class Records:
     ) -> Sequence[tuple[UUID, str]]:
         """Mark records as erased from one model; return (dataset, arm) of each that was not so already."""
         rows = select(literal(model_id), Record.id, literal("erased"), literal(job_id, Uuid)).where(
-            _among(record_ids)
+            among(record_ids)
         )
         made = self.session.scalars(
             insert(RecordExclusion)
@@ -382,7 +380,7 @@ class Records:
             .on_conflict_do_nothing()
             .returning(RecordExclusion.record_id)
         ).all()
-        found = self.session.execute(select(Record.dataset_id, Record.arm).where(_among(made)))
+        found = self.session.execute(select(Record.dataset_id, Record.arm).where(among(made)))
         return [(dataset_id, arm) for dataset_id, arm in found]
 
     def erase_returned(self, dataset_id: UUID, *, at: datetime) -> int:
@@ -444,7 +442,7 @@ class Records:
         """Return the held-back clusters of a dataset that have other rows than these."""
         found = self.session.scalars(
             select(Record.cluster)
-            .where(Record.dataset_id == dataset_id, Record.arm == "held_back", ~_among(besides))
+            .where(Record.dataset_id == dataset_id, Record.arm == "held_back", ~among(besides))
             .distinct()
         )
         return frozenset(bytes(each) for each in found)
@@ -454,156 +452,10 @@ class Records:
         ids = cast(list(record_ids), ARRAY(BigInteger))
         self.session.execute(delete(RecordExclusion).where(RecordExclusion.record_id == func.any(ids)))
         self.session.execute(delete(Hold).where(Hold.record_id == func.any(ids)))
-        self.session.execute(delete(Record).where(_among(record_ids)))
+        self.session.execute(delete(Record).where(among(record_ids)))
 
     def _rows(self, query: Select[int, str, int, int, bytes, bytes, str, str]) -> Sequence[RecordRow]:
         return [RecordRow._make(row) for row in self.session.execute(query)]
-
-
-class Sketches:
-    """What records are like."""
-
-    def __init__(self, session: Session) -> None:
-        """Ask within the caller's transaction."""
-        self.session = session
-
-    def add(self, found: Mapping[int, Sequence[int]]) -> None:
-        """Keep the sketches of records that are still there, which stay until the commit."""
-        there = self.session.scalars(select(Record.id).where(_among(found)).with_for_update(key_share=True))
-        kept = sorted(there.all())
-        connection = self.session.connection().connection.driver_connection
-        assert connection is not None
-        with (
-            connection.cursor() as cursor,
-            cursor.copy("COPY record_sketches (record_id, bands) FROM STDIN") as copy,
-        ):
-            for record_id in kept:
-                copy.write_row((record_id, list(found[record_id])))
-
-    def count(self, dataset_id: UUID) -> int:
-        """Return how many records of a dataset are sketched."""
-        return self.session.scalars(
-            select(func.count())
-            .select_from(RecordSketch)
-            .join(Record, Record.id == RecordSketch.record_id)
-            .where(Record.dataset_id == dataset_id)
-        ).one()
-
-    def drop(self, dataset_id: UUID) -> None:
-        """Delete the sketches of a dataset."""
-        its = select(Record.id).where(Record.dataset_id == dataset_id).scalar_subquery()
-        self.session.execute(
-            delete(RecordSketch)
-            .where(RecordSketch.record_id.in_(its))
-            .execution_options(synchronize_session=False)
-        )
-
-
-class Suppressions:
-    """What no training may bring back."""
-
-    def __init__(self, session: Session) -> None:
-        """Ask within the caller's transaction."""
-        self.session = session
-
-    def unbarred(self, states: Collection[str], *, limit: int) -> Sequence[Row[int, UUID]]:
-        """Return (record, dataset) of what requests in these states erase and nothing bars yet."""
-        return self.session.execute(
-            select(Record.id, Record.dataset_id)
-            .where(_asked_for(states), ~exists().where(Suppression.record_id == Record.id))
-            .order_by(Record.dataset_id, Record.position)
-            .limit(limit)
-        ).all()
-
-    def add(self, entries: Mapping[int, bytes | None]) -> int:
-        """Bar records by the keyed hashes of what they say; return how many were not barred before.
-
-        One writer at a time, so that numbers are given in the order of commits.
-        """
-        lock = func.hashtextextended("lethe/suppressions", 0)
-        self.session.execute(select(func.pg_advisory_xact_lock(lock)))
-        rows = [{"record_id": record_id, "mac": mac} for record_id, mac in entries.items()]
-        made = self.session.scalars(
-            insert(Suppression)
-            .values(rows)
-            .on_conflict_do_nothing(index_elements=["record_id"])
-            .returning(Suppression.number)
-        )
-        return len(made.all())
-
-    def lift(self, states: Collection[str]) -> Sequence[Row[UUID, int]]:
-        """Take away the bars of what no request in these states erases any more, unless it is erased.
-
-        Returns (dataset, how many) of those that were lifted.
-        """
-        no_longer = (
-            select(Record.id)
-            .join(Suppression, Suppression.record_id == Record.id)
-            .where(
-                Record.erased_at.is_(None),
-                ~exists().where(RecordExclusion.record_id == Record.id, RecordExclusion.reason == "erased"),
-                ~_asked_for(states),
-            )
-        )
-        lifted = self.session.execute(
-            delete(Suppression)
-            .where(Suppression.record_id.in_(no_longer.scalar_subquery()))
-            .returning(Suppression.record_id)
-            .execution_options(synchronize_session=False)
-        ).scalars()
-        return self.session.execute(
-            select(Record.dataset_id, func.count())
-            .where(_among([id_ for id_ in lifted if id_ is not None]))
-            .group_by(Record.dataset_id)
-        ).all()
-
-    def complete(self, record_ids: Collection[int]) -> int:
-        """Bar these by what their rows know, where nothing does so yet; return how many that were."""
-        lock = func.hashtextextended("lethe/suppressions", 0)
-        self.session.execute(select(func.pg_advisory_xact_lock(lock)))
-        self.session.execute(
-            update(Suppression)
-            .where(
-                Suppression.record_id == Record.id,
-                _among(record_ids),
-                Suppression.mac.is_(None),
-                Record.suppression_mac.is_not(None),
-            )
-            .values(mac=Record.suppression_mac)
-            .execution_options(synchronize_session=False)
-        )
-        rows = select(Record.suppression_mac, Record.id).where(
-            _among(record_ids),
-            Record.suppression_mac.is_not(None),
-            ~exists().where(Suppression.mac == Record.suppression_mac),
-        )
-        made = self.session.scalars(
-            insert(Suppression)
-            .from_select(["mac", "record_id"], rows)
-            .on_conflict_do_nothing(index_elements=["record_id"])
-            .returning(Suppression.number)
-        )
-        return len(made.all())
-
-    def page(self, *, after: int, limit: int) -> Sequence[Row[int, bytes | None]]:
-        """Return (number, keyed hash) from after a number on."""
-        return self.session.execute(
-            select(Suppression.number, Suppression.mac)
-            .where(Suppression.number > after, Suppression.mac.is_not(None))
-            .order_by(Suppression.number)
-            .limit(limit)
-        ).all()
-
-    def version(self) -> int:
-        """Return the highest number given so far; 0 while nothing is barred."""
-        return self.session.scalar(select(func.max(Suppression.number))) or 0
-
-    def among(self, macs: Collection[bytes]) -> frozenset[bytes]:
-        """Return which of these are barred."""
-        found = self.session.scalars(
-            select(Suppression.mac).where(Suppression.mac == func.any(cast(list(macs), ARRAY(LargeBinary))))
-        )
-        return frozenset(bytes(mac) for mac in found if mac is not None)
 
 
 def _barred() -> ColumnElement[bool]:
@@ -611,20 +463,7 @@ def _barred() -> ColumnElement[bool]:
     return exists().where(Suppression.mac == Record.suppression_mac)
 
 
-def _asked_for(states: Collection[str]) -> ColumnElement[bool]:
-    """Return the condition that a request in one of these states erases the record."""
-    return exists(
-        select(RequestRecord.request_id)
-        .join(ErasureRequest, ErasureRequest.id == RequestRecord.request_id)
-        .where(
-            RequestRecord.record_id == Record.id,
-            RequestRecord.exempt.is_(None),
-            ErasureRequest.state.in_(states),
-        )
-    )
-
-
-def _among(record_ids: Collection[int]) -> ColumnElement[bool]:
+def among(record_ids: Collection[int]) -> ColumnElement[bool]:
     """Return the condition as one array: thousands of ids are one parameter, not thousands."""
     return Record.id == func.any(cast(list(record_ids), ARRAY(BigInteger)))
 

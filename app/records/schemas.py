@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from app.http.ids import DatasetId
-from app.records.suppression import DIGESTS_MAX
+from app.records.suppression.service import DIGESTS_MAX
 from app.storage.locations import URI_CHARACTERS_MAX
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]

@@ -20,7 +20,8 @@ from app.queue import Stage
 from app.records import lottery, reading
 from app.records.lines import BadLine, Line
 from app.records.reading import RecordRow, Source
-from app.records.repository import Datasets, Records, Sketches
+from app.records.repository import Datasets, Records
+from app.records.sketches.repository import Sketches
 from app.storage import locations
 from app.storage.database import Session
 from app.tables import Dataset, new_id

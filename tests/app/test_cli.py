@@ -21,8 +21,9 @@ from app.cli import client, main
 from app.clock import system_clock
 from app.config import Settings
 from app.embedded import accounts
-from app.erasure import calendars, identity
-from app.erasure.courier import courier
+from app.erasure import calendars
+from app.erasure.identity import service as identity
+from app.erasure.identity.courier import courier
 from app.http import ids
 from app.intake.bulk import service as bulk
 from app.records import content, screening

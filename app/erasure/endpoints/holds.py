@@ -5,8 +5,9 @@ from typing import Annotated
 from fastapi import Query
 
 from app.auth.dependencies import RequestsHold, RequestsRead
-from app.erasure import holds, schemas
-from app.erasure.holds import Subject
+from app.erasure import schemas
+from app.erasure.holds import service as holds
+from app.erasure.holds.service import Subject
 from app.erasure.matching import NamedRecords
 from app.erasure.schemas import HoldIn, HoldOut
 from app.errors import Conflict, Forbidden, Invalid, NotFound

@@ -1,6 +1,8 @@
 """The vocabulary of the audit chain: each kind once, each id written as what it identifies."""
 
 import dataclasses
+import importlib
+import pkgutil
 import typing
 from datetime import UTC, datetime
 from uuid import UUID
@@ -31,6 +33,19 @@ def _sample(annotation: object) -> object:
         if annotation is kind or kind in typing.get_args(annotation):
             return value
     raise AssertionError(f"an event cannot hold {annotation}")
+
+
+def test_every_event_of_every_module_is_in_the_vocabulary() -> None:
+    """By its name and as itself: of two of one name, one would never be found among the kinds."""
+    modules = [each.name for each in pkgutil.iter_modules(events.__path__, f"{events.__name__}.")]
+    defined = [
+        each
+        for name in modules
+        for each in vars(importlib.import_module(name)).values()
+        if isinstance(each, type) and issubclass(each, events.Event) and each.__module__ == name
+    ]
+    assert len(defined) == len(KINDS) + 1
+    assert [each for each in defined if getattr(events, each.__name__, None) is not each] == []
 
 
 def test_a_kind_means_one_thing() -> None:

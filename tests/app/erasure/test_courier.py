@@ -15,7 +15,7 @@ from cryptography.x509.oid import NameOID
 
 from app.clock import system_clock
 from app.config import Settings
-from app.erasure.courier import Courier, Letter, Undelivered, courier
+from app.erasure.identity.courier import Courier, Letter, Undelivered, courier
 from tests.fixtures.post import PostOffice, serving, tls
 
 ELSEWHERE = "127.0.0.2"

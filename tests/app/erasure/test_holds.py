@@ -6,7 +6,8 @@ from uuid import UUID
 import psycopg
 import pytest
 
-from app.erasure import holds, service
+from app.erasure import service
+from app.erasure.holds import service as holds
 from app.http import ids
 from app.jobs.repository import Jobs
 from app.storage.database import Transaction

@@ -13,9 +13,9 @@ from sqlalchemy import Engine, select, text
 
 from app import failpoints
 from app.config import Settings
-from app.erasure import identity
-from app.erasure.courier import courier
-from app.erasure.identity import Sender
+from app.erasure.identity import service as identity
+from app.erasure.identity.courier import courier
+from app.erasure.identity.service import Sender
 from app.http import ids
 from app.storage.database import Session, Transaction
 from app.storage.keyring import Keyring

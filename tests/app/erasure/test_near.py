@@ -19,8 +19,9 @@ from app.erasure.near import service as near
 from app.erasure.near.repository import Searches
 from app.errors import Unavailable
 from app.queue import Stage
-from app.records import ingestion, sketches
+from app.records import ingestion
 from app.records import service as records
+from app.records.sketches import service as sketches
 from app.storage.database import Transaction, connect, transactions
 from app.storage.keyring import Keyring
 from app.tables import AuditEvent, Outbox, Record, RequestProposal, RequestSearch

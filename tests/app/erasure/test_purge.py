@@ -2,6 +2,8 @@
 
 import json
 from datetime import timedelta
+from pathlib import Path
+from typing import Any
 from uuid import UUID, uuid4
 
 import psycopg
@@ -12,8 +14,15 @@ from app.audit import service as audit
 from app.config import Settings
 from app.erasure.forgetting import sealed
 from app.erasure.forgetting.purge import Backlog
-from app.errors import Gone
-from app.records.content import content_mac, subject_mac
+from app.erasure.lifecycle import STAGES
+from app.errors import Conflict, Gone
+from app.records import ingestion
+from app.records import service as records
+from app.records.content import subject_mac
+from app.records.sketches import service as sketches
+from app.records.suppression import service as suppression
+from app.records.suppression.repository import Suppressions
+from app.registry import service as registry
 from app.storage.database import Transaction
 from app.storage.keyring import Keyring
 from app.tables import (
@@ -33,9 +42,11 @@ from app.tables import (
 from tests.app.erasure.asking import NOTICE, REQUESTS, act, approve, ask, id_of, kinds, shown
 from tests.app.erasure.forgetting import GRACE, Keeper
 from tests.fixtures.api import Caller, Callers, StillClock
+from tests.fixtures.records import write_jsonl
 from tests.fixtures.world import ADA, BOB, EVE, World
 
 NOTE = "she lives at 12 St James's Square"
+CARA = "cara@example.org"
 DAY = timedelta(days=1)
 
 
@@ -193,17 +204,17 @@ def completed(
             )
         )  # fmt: skip
         session.flush()
-        session.add(
-            RequestTarget(
-                request_id=request_id, model_id=model, stage="completed", outcome=outcome, job_id=job_id
-            )
+        target = session.get(RequestTarget, (request_id, model)) or RequestTarget(
+            request_id=request_id, model_id=model
         )
+        target.stage, target.outcome, target.job_id = "completed", outcome, job_id
+        session.add(target)
         named = list(
             session.scalars(select(RequestRecord.record_id).where(RequestRecord.request_id == request_id))
         )
         for record in named:
             session.add(RecordExclusion(model_id=model, record_id=record, reason="erased", job_id=job_id))
-            session.add(Suppression(record_id=record, mac=f"mac-{record}".encode()))
+        Suppressions(session).add({record: f"mac-{record}".encode() for record in named})
         session.execute(update(Record).where(Record.id.in_(named)).values(erased_at=clock()))
         session.execute(
             update(ErasureRequest)
@@ -380,24 +391,83 @@ def test_the_grounds_of_what_was_kept_stay_and_which_records_do_not(
 
 
 def test_what_was_erased_does_not_come_back_once_its_rows_are_gone(
-    portal: Caller, keeper: Keeper, clock: StillClock, model: UUID, transaction: Transaction, world: World
-) -> None:
-    """What bars a record is compared with every dataset that is registered, and with every new model."""
-    with transaction() as session:
-        session.execute(update(Record).values(suppression_mac=Record.content_mac))
-    receipt = ask(portal, ADA)
+    portal: Caller, officer: Caller, keeper: Keeper, clock: StillClock, transaction: Transaction,
+    keyring: Keyring, world: World, tmp_path: Path,
+) -> None:  # fmt: skip
+    """Registered, erased and purged as it is done: nothing learns it again, under whatever name it comes."""
+    hers, other = "Cara keeps eleven bees in Delft, and a red boat.", "It rained on the day of the fair."
+
+    def line(record: str, person: str, said: str) -> dict[str, object]:
+        return {"id": record, "subject": {"type": "email", "value": person}, "text": said}
+
+    def register(name: str, *lines: dict[str, object]) -> UUID:
+        file = write_jsonl(tmp_path / f"{name}.jsonl", lines)
+        with transaction() as session:
+            dataset = records.register(
+                session, world.owner, name=name, uri=str(file), hold_back=0, lottery_key=keyring.lottery,
+                at=clock(),
+            )  # fmt: skip
+        ingestion.ingest(transaction, dataset.id, keyring=keyring, work=tmp_path / "work", clock=clock)
+        sketches.sketch(
+            transaction, dataset.id, sketch_key=keyring.sketch, content_key=keyring.content, clock=clock
+        )
+        return dataset.id
+
+    def learned(dataset: UUID, model: UUID | None = None) -> set[str]:
+        with transaction() as session:
+            return {row.external_id for row in records.training_records(session, dataset, model)}
+
+    def line_on(dataset: str, **how: Any) -> UUID:
+        wanted: dict[str, Any] = {
+            "name": f"on-{dataset}", "dataset": dataset, "base": "/models/base", "recipe": {"seed": 1},
+            "references": 4, "verification_policy": "default", "jobs_policy": "default",
+            "assurance_min": "executed", "at": clock(),
+        }  # fmt: skip
+        with transaction() as session:
+            return registry.create_model(session, world.owner, **(wanted | how))[0].id
+
+    upload: dict[str, Any] = {"recipe": None, "references": 0, "upload": "/models/elsewhere"}
+
+    first = register("first", line("cara-1", CARA, hers), line("bob-7", BOB, other))
+    model = world.model("first", first)
+    receipt = approve(officer, ask(portal, CARA))
+    assert (receipt["state"], receipt["records_matched"]) == ("scheduled", 1)
+    # While she waits, somebody registers her text as another's, and trains with it.
+    meanwhile = register("meanwhile", line("copied", BOB, hers), line("bob-8", BOB, other))
+    trained = world.model("meanwhile", meanwhile)
+    assert learned(meanwhile, trained) == {"copied", "bob-8"}
+    barred = suppression.bar(
+        transaction, states=STAGES, content_key=keyring.content, key=keyring.suppression, clock=clock
+    )
+    assert barred == 1
     completed(transaction, id_of(receipt), model, clock, outcome="exact")
-    with transaction() as session:
-        session.execute(update(Suppression).values(mac=Record.content_mac).where(
-            Suppression.record_id == Record.id))  # fmt: skip
     clock.advance(days=30)
     keeper.sweep()
-    mac = content_mac(world.keyring.content, b"ada-1")
-    world.dataset("again", {BOB: ["ada-1", "bob-2"]})
+    assert shown(officer, receipt)["purged_at"] is not None
     with transaction() as session:
-        session.execute(update(Record).where(Record.content_mac == mac).values(suppression_mac=mac))
-        barred = session.scalar(select(func.count()).where(Suppression.mac == mac))
-    assert barred == 1
+        left = session.scalars(select(Record.external_id).where(Record.dataset_id == first)).all()
+        assert left == ["bob-7"], "her row is gone"
+
+    again = register(
+        "again", line("cara-1", CARA, hers), line("as-eve", EVE, hers), line("bob-9", BOB, other)
+    )
+    assert learned(again) == {"bob-9"}
+    assert learned(again, line_on("again")) == {"bob-9"}
+    with pytest.raises(Conflict) as refused:
+        line_on("again", name="uploaded", **upload)
+    assert refused.value.code == "dataset-has-erasures"
+
+    # Of what was registered before it was barred, the version that learned it is not served again.
+    with transaction() as session:
+        live = registry.live(session, trained)
+        assert live is not None
+        with pytest.raises(Conflict) as refused:
+            registry.require_clean(session, live.id)
+    assert refused.value.code == "records-barred"
+    assert learned(meanwhile, line_on("meanwhile")) == {"bob-8"}
+    with pytest.raises(Conflict) as refused:
+        line_on("meanwhile", name="uploaded", **upload)
+    assert refused.value.code == "records-barred"
 
 
 def test_the_events_of_a_purge_say_nothing_of_anybody(

@@ -15,7 +15,7 @@ from sqlalchemy import func, select, update
 from app.errors import Conflict
 from app.records import forgetting, lottery
 from app.records import service as records
-from app.records.repository import Suppressions
+from app.records.suppression.repository import Suppressions
 from app.registry import service as registry
 from app.storage.database import Session, Transaction
 from app.tables import Dataset, Model, ModelVersion, Record, RecordExclusion, Suppression

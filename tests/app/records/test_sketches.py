@@ -13,8 +13,8 @@ from sqlalchemy import func, select
 from app.errors import Unavailable
 from app.queue import Stage
 from app.records import service as records
-from app.records import sketches
 from app.records.reading import DatasetChanged
+from app.records.sketches import service as sketches
 from app.records.sketching import Sketcher, shingles
 from app.storage.database import Transaction, connect, transactions
 from app.tables import AuditEvent, Dataset, Outbox, Record, RecordSketch

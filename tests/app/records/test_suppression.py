@@ -20,10 +20,11 @@ from sqlalchemy import delete, select, update
 
 from app.audit import service as audit
 from app.erasure.lifecycle import STAGES
-from app.records import content, screening, suppression
+from app.records import content, screening
 from app.records.content import canonical
-from app.records.repository import Suppressions
 from app.records.screening import NotScreened, Screen
+from app.records.suppression import service as suppression
+from app.records.suppression.repository import Suppressions
 from app.storage.database import Transaction
 from app.storage.keyring import Keyring
 from app.tables import ErasureRequest, Record, RequestRecord, Suppression

@@ -1,10 +1,4 @@
-"""What keeps a request, a record or a model from being erased from: placed, lifted, expired, listed.
-
-A hold keeps what it concerns out of batches and does not stop the clock. Requests that nothing has
-begun for go back to triage, where they wait and their approvals are void. Where a job has begun it is
-too late for its model: that part goes on, a person is asked for, and what comes back from a job that
-failed stays out. Lifting needs a second person; a hold that nobody lifts ends by itself.
-"""
+"""Holds: placed, lifted, expired, listed; what each does to the requests it concerns."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,9 +11,10 @@ from app.audit import service as audit
 from app.auth.service import Caller
 from app.erasure import matching, steps
 from app.erasure.exemptions import HoldReason
+from app.erasure.holds.repository import Holds
 from app.erasure.lifecycle import OPEN, State, begun
 from app.erasure.matching import NamedRecords
-from app.erasure.repository import ErasureRequests, Holds
+from app.erasure.repository import ErasureRequests
 from app.errors import Conflict, Forbidden, Invalid, NotFound
 from app.queue import Stage
 from app.registry import service as registry

@@ -1,10 +1,6 @@
-"""What no training may bring back: records whose erasure was approved, by a keyed hash of what they say.
+"""Bars: made and lifted by a worker (`bar`), read and asked about by pipelines (`page`, `screen`).
 
-    HMAC-SHA-256(K_s, "lethe/suppression/v1" || 00 || SHA-256(canonical bytes))
-
-It bars records, not people, and is made while the record can still be read (`bar`). Pipelines are told
-by position which of their records are barred (`screen`), or keep a copy of the list (`page`), which is
-worth nothing without its key; the key never leaves by this service.
+It never asks who anybody is: a record is known by what it says.
 """
 
 import hashlib
@@ -23,7 +19,7 @@ from app.records import reading
 from app.records import service as records
 from app.records.content import canonical, suppression_mac
 from app.records.reading import DatasetChanged, RecordRow, Source
-from app.records.repository import Suppressions
+from app.records.suppression.repository import Suppressions
 from app.storage.database import Session, Transaction
 
 BATCH_RECORDS = 1_000

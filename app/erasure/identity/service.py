@@ -1,21 +1,11 @@
-"""One-time codes: how a person proves that the address they ask for is theirs.
+"""Codes: asked for, sent, guessed at, used up.
 
     ask        a challenge, without a code; a bell for the courier
     deliver    the worker draws the code, keeps its HMAC, and only then sends it
     knows      one guess: the attempt is committed, then the code compared
     prove      the code is used up, and the request goes on
 
-    asked ── drawn ── sent ── proven
-      └────────┴───────┴───── superseded, failed, stopped
-
-Eight digits are 10^8, and a code is worth five guesses and 15 minutes; a request has three codes an hour.
-That is one in seven million, an hour, for who guesses as fast as they may. Six guesses at once count six
-(CVE-2023-48224): each is one UPDATE that five can win. Killed between drawing and sending, the next try
-draws another code, and the one before is worth nothing.
-
-A code shows that somebody reads one mailbox. So it is sent only where the request names that mailbox and
-nothing else: who names another's number beside an address of their own has shown nothing of the number.
-Any other doubt is an officer's to settle, and where no courier is configured, each.
+Killed between drawing and sending, the next try draws another code, and the one before is worth nothing.
 """
 
 import hmac
@@ -30,10 +20,11 @@ from app.audit import events
 from app.audit import service as audit
 from app.clock import Clock
 from app.erasure import steps, timing
-from app.erasure.courier import Courier, Letter, Undelivered
 from app.erasure.forgetting import sealed
+from app.erasure.identity.courier import Courier, Letter, Undelivered
+from app.erasure.identity.repository import Challenges
 from app.erasure.lifecycle import State
-from app.erasure.repository import Challenges, ErasureRequests
+from app.erasure.repository import ErasureRequests
 from app.erasure.steps import Expected, View
 from app.errors import Conflict, Forbidden, Gone, Invalid, NotFound, Unavailable
 from app.http import ids

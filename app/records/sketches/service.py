@@ -1,12 +1,11 @@
-"""Sketching a dataset, so that near duplicates can be found in it: a worker's part, after registration.
+"""Sketching a dataset: a worker's part.
 
     claim    one short transaction; whoever claims second has nothing to do
     batch    no transaction: read so many records, compare each with its keyed hash, sketch it
     put      one transaction per batch; the next one begins behind it, whoever makes that
 
-A pass of its own and not part of the registration: that one is all or nothing in one transaction, and
-this one costs as much again. Killed, it goes on behind its last batch; a rival finds its place moved on
-and leaves. Of a dataset whose sketches were made under another name (`Sketcher.name`) the old ones go first.
+Killed, it goes on behind its last batch; a rival finds its place moved on and leaves. Of a dataset whose
+sketches were made under another name (`Sketcher.name`) the old ones go first.
 """
 
 from uuid import UUID
