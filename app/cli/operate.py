@@ -172,6 +172,7 @@ def _restored(found: restoring.Findings) -> dict[str, Any]:
         ],
         "requests_touched": [ids.encode("er", each) for each in found.touched],
         "versions_published": list(found.published),
+        "models_frozen": [ids.encode("mdl", each) for each in found.frozen],
         "holds_placed": list(found.holds),
     }
 
@@ -195,6 +196,9 @@ def _tell_restored(found: restoring.Findings, *, applied: bool) -> None:
         out.print(f"[yellow]look at[/] {ids.encode('er', request)}")
     for version in found.published:
         out.print(f"[yellow]look at[/] {version}: it went live since; is its model what is served?")
+    for model in found.frozen:
+        line = ids.encode("mdl", model)
+        out.print(f"[yellow]frozen[/]  {line}: approve its requests again, then `lethe model resume`")
     for hold in found.holds:
         out.print(f"[yellow]place[/]   {hold} again: a legal hold that the database does not know")
     if found.standing is Standing.FORKED:

@@ -186,7 +186,11 @@ def show_model(name: Annotated[str, typer.Argument(help="Its name.")]) -> None:
 
 @model.command("resume")
 def resume_model(name: Annotated[str, typer.Argument(help="Its name.")]) -> None:
-    """Begin again on a model that was paused after failed jobs; look at `lethe job list` first."""
+    """Begin again on a model that was paused after failed jobs, or frozen by `lethe restore-check`.
+
+    Look at `lethe job list` first; of a frozen one, approve its requests again before, so that the next
+    job leaves all of them out.
+    """
     _show_model(Api("engineer").post(f"/v1/models/{name}/resumption"))
 
 
@@ -273,6 +277,8 @@ def _show_standing(body: dict[str, Any]) -> None:
 
 
 def _state(body: dict[str, Any]) -> str:
+    if body["breaker"] == "frozen":
+        return "frozen"
     if body["breaker"] != "closed":
         return "stopped after failures"
     return "served" if body["live"] else str((body["latest"] or {}).get("state", "new"))

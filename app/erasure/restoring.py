@@ -13,6 +13,13 @@ The copy of the audit chain (`app.audit.archive`) tells what was done since the 
                                    exemptions and approvals since are lost, and an erasure must not rest
                                    on what they said before
     its erasure had begun          it goes on; `attention` tells a person
+    a version went live            its line is frozen: nothing is begun, served or destroyed
+
+Why frozen: the database names as live a version that is not, which may hold who was erased since, and
+what it takes for garbage may be a part of the one that is. The model servers go on with what they have.
+A person resumes the line, best after its requests are approved again: the next job starts from what is
+known here, and what it leaves out is what they name. Nothing that is known here is served before, if
+anybody was erased since, as the line's epochs go on from where the chain says they were.
 
 A request that came in since is lost with all that was known of the person: its id and dates are
 listed, so that whoever sent it can be asked again. The published certificates stand; the log has them.
@@ -35,6 +42,8 @@ from app.erasure.lifecycle import ENDS, State, begun
 from app.erasure.repository import ErasureRequests
 from app.errors import NotFound
 from app.http import ids
+from app.registry import service as registry
+from app.registry.service import Unknown
 from app.storage.database import Session
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -66,6 +75,8 @@ class Findings:
     """Requests that are here and went on since."""
     published: tuple[str, ...]
     """Versions that went live since: their models must be looked at."""
+    frozen: tuple[UUID, ...]
+    """The lines of these that are here."""
     holds: tuple[str, ...]
     """Legal holds placed since: they are to be placed again."""
 
@@ -100,6 +111,9 @@ def apply(session: Session, copy: Archive, *, at: datetime) -> Findings:
     for each in _of(missing, events.KeyRevoked.KIND):
         with suppress(NotFound):  # it was made since, too
             auth.revoke_key(session, ids.decode("key", str(each.said["key"])), at=at)
+    for model_id, unknown in _went_live(missing).items():
+        if model_id in found.frozen:
+            registry.freeze(session, model_id, unknown, reason=REASON, at=at)
     backup = copy.hash_of(found.here).hex()
     audit.record(session, events.DatabaseRestored(backup, found.here, found.copied, len(found.lost), at))
     return found
@@ -145,8 +159,21 @@ def _findings(
         ),
         touched=tuple(each for each in named if each in known),
         published=tuple(str(each.said["version"]) for each in _of(missing, events.VersionPublished.KIND)),
+        frozen=registry.known(session, _went_live(missing)),
         holds=tuple(str(each.said["hold"]) for each in _of(missing, events.HoldPlaced.KIND)),
     )
+
+
+def _went_live(missing: Iterable[Copied]) -> dict[UUID, Unknown]:
+    """Return by line the version that went live last."""
+    return {
+        ids.decode("mdl", str(each.said["model"])): Unknown(
+            version=ids.decode("mv", str(each.said["version"])),
+            publish_epoch=int(each.said["publish_epoch"]),
+            erasure_epoch=int(each.said["erasure_epoch"]),
+        )
+        for each in _of(missing, events.VersionPublished.KIND)
+    }
 
 
 def _of(missing: Iterable[Copied], kind: str) -> list[Copied]:

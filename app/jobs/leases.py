@@ -29,8 +29,8 @@ def count_fenced(session: Session, model_id: UUID) -> None:
 
 
 def paused(session: Session, model_id: UUID) -> bool:
-    """Return whether the model's breaker is open: nothing is begun before somebody resumes it."""
-    return Jobs(session).model(model_id).breaker == "open"
+    """Return whether nothing is begun on the model before somebody resumes it."""
+    return Jobs(session).model(model_id).breaker != "closed"
 
 
 def hold(session: Session, model_id: UUID, *, epoch: int) -> Model:

@@ -42,7 +42,7 @@ class Leases:
         self.session = session
 
     def take(self, model_id: UUID, *, owner: str, seconds: float) -> int | None:
-        """Return the new epoch, or None while another holds the model or its breaker is open."""
+        """Return the new epoch, or None while another holds the model or its breaker is not closed."""
         return self.session.scalar(
             update(Model)
             .where(

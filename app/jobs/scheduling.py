@@ -216,6 +216,8 @@ def _require_workable(model: Model) -> None:
         raise Conflict(f"model {model.id} serves no version yet", code="model-not-ready")
     if model.breaker == "open":
         raise Conflict(f"model {model.id} is paused after failed jobs; resume it", code="model-paused")
+    if model.breaker == "frozen":
+        raise Conflict(f"model {model.id} is frozen until somebody resumes it", code="model-frozen")
     if not registry.verifiable(model):
         raise Conflict(f"model {model.id} has no references to be judged by", code="model-not-verifiable")
 

@@ -43,7 +43,7 @@ def create_model(
 
 @router.post("/{name}/resumption", responses=responses(Conflict, Forbidden, NotFound))
 def resume_model(name: ModelName, session: SessionDep, caller: ModelsFreeze, now: NowDep) -> Model:
-    """Begin again on a model that was paused after failed jobs; somebody has looked at why."""
+    """Begin again on a model that was paused after failed jobs, or frozen; somebody has looked at why."""
     service.resume(session, name, principal_id=caller.principal_id, at=now)
     return schemas.shown(service.overviews(session, name)[0])
 

@@ -55,6 +55,14 @@ class Models:
         """Return a model line."""
         return self.session.get(Model, model_id)
 
+    def locked(self, model_id: UUID) -> Model:
+        """Return a line that must exist, as it is now, locked until the commit."""
+        return self.session.get_one(Model, model_id, with_for_update=True, populate_existing=True)
+
+    def frozen(self) -> frozenset[UUID]:
+        """Return the lines of which nothing may be destroyed."""
+        return frozenset(self.session.scalars(select(Model.id).where(Model.breaker == "frozen")))
+
     def named(self, name: str) -> Model | None:
         """Return the model line of a name."""
         return self.session.scalar(select(Model).where(Model.name == name))

@@ -37,6 +37,15 @@ class Overview:
     references_ready: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unknown:
+    """A version that went live and that this database, being a restored one, does not know."""
+
+    version: UUID
+    publish_epoch: int
+    erasure_epoch: int
+
+
 # Lines -------------------------------------------------------------------------------------------
 
 
@@ -135,6 +144,12 @@ def model(session: Session, model_id: UUID) -> Model:
     return found
 
 
+def known(session: Session, model_ids: Collection[UUID]) -> tuple[UUID, ...]:
+    """Return which of these lines there are, in their order."""
+    models = Models(session)
+    return tuple(each for each in model_ids if models.get(each) is not None)
+
+
 def named(session: Session, name: str) -> Model:
     """Return the line of a name."""
     found = Models(session).named(name)
@@ -169,8 +184,24 @@ def verifiable(model: Model) -> bool:
     return model.recipe is not None and model.references_wanted > 0
 
 
+def freeze(session: Session, model_id: UUID, unknown: Unknown, *, reason: str, at: datetime) -> None:
+    """Let nothing of a line be begun, served or destroyed before somebody resumes it.
+
+    What is known of the version that went live counts: epochs never decrease, so the weights that are
+    here, if others were erased from it since, are served to nobody any more, resumed or not.
+    """
+    line = Models(session).locked(model_id)
+    line.breaker, line.attention = "frozen", reason
+    # Whoever held the line when this was written down holds it no more.
+    line.lease_epoch, line.lease_owner, line.lease_expires_at = line.lease_epoch + 1, None, None
+    line.publish_epoch = max(line.publish_epoch, unknown.publish_epoch)
+    line.erasure_epoch = max(line.erasure_epoch, unknown.erasure_epoch)
+    session.flush()
+    audit.record(session, events.ModelFrozen(line.id, unknown.version, reason, at))
+
+
 def resume(session: Session, name: str, *, principal_id: UUID, at: datetime) -> Model:
-    """Close a line's breaker after its jobs have failed: what is due is begun again."""
+    """Close a line's breaker after its jobs have failed, or it was frozen: what is due is begun again."""
     line = named(session, name)
     if line.breaker == "closed" and line.attention is None:
         raise Conflict(f"model {line.id} is not paused", code="not-paused")
@@ -463,21 +494,25 @@ def condemn_references(
 
 
 def doomed(session: Session) -> list[Doomed]:
-    """Return what is condemned and still in the store."""
+    """Return what is condemned and still in the store, but for lines that are frozen."""
+    frozen = Models(session).frozen()
     return (
         [
             Doomed(
                 kind="version", id=each.id, manifest=each.manifest, apart=_apart(each), history=each.history
             )
             for each in Versions(session).in_state("condemned")
+            if each.model_id not in frozen
         ]
         + [
             Doomed(kind="history", id=each.id, manifest=None, history=each.history_condemned)
             for each in Versions(session).with_condemned_history()
+            if each.model_id not in frozen
         ]
         + [
             Doomed(kind="reference", id=each.id, manifest=each.manifest)
             for each in References(session).condemned()
+            if each.model_id not in frozen
         ]
     )
 

@@ -53,11 +53,16 @@ class Serving:
         )
 
     def next_publish_epoch_between_jobs(self, model_id: UUID) -> int | None:
-        """Return a publish epoch that nobody has used; None while a job publishes this model itself."""
+        """Return a publish epoch that nobody has used; None while a job publishes, or if it is frozen."""
         publishing = exists().where(Job.model_id == model_id, Job.state == "running", Job.stage == "publish")
         return self.session.scalar(
             update(Model)
-            .where(Model.id == model_id, Model.live_version_id.is_not(None), ~publishing)
+            .where(
+                Model.id == model_id,
+                Model.breaker != "frozen",
+                Model.live_version_id.is_not(None),
+                ~publishing,
+            )
             .values(publish_epoch=Model.publish_epoch + 1)
             .returning(Model.publish_epoch)
         )

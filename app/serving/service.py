@@ -159,7 +159,7 @@ def converge(
 
     A replica that was replaced, lost its disk, or was left on a candidate whose job has failed. It
     needs no lease: its publish epoch is fenced by the next one, and while a job publishes this model
-    itself nothing is done.
+    itself nothing is done; nor for a model that is frozen.
     """
     with transaction() as session:
         live = _live(Serving(session), model_id)
@@ -277,11 +277,17 @@ def _serves(backend: ServingBackend, live: Publication) -> bool:
 
 
 def _live(serving: Serving, model_id: UUID, *, publish_epoch: int | None = None) -> Publication | None:
-    """Return the order to serve what is live, under the given or the latest publish epoch."""
+    """Return the order to serve what is live, under the given or the latest publish epoch.
+
+    None for what is frozen, and for weights below the line's erasure epoch: a restored database names
+    such a version as live, and the one that is served is another.
+    """
     model = _model(serving, model_id)
-    if model.live_version_id is None:
+    if model.live_version_id is None or model.breaker == "frozen":
         return None
     version = _version(serving, model.live_version_id)
+    if version.erasure_epoch < model.erasure_epoch:
+        return None
     return _publication(
         model,
         version,

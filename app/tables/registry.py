@@ -22,7 +22,7 @@ class Model(Base):
     """A model line: one sequence of versions, one of which is live, and one lease over all work."""
 
     __tablename__ = "models"
-    __table_args__ = (CheckConstraint(one_of("breaker", "closed", "open"), name="breaker"),)
+    __table_args__ = (CheckConstraint(one_of("breaker", "closed", "open", "frozen"), name="breaker"),)
 
     id: Mapped[Id]
     name: Mapped[str] = mapped_column(Text, unique=True)
@@ -51,6 +51,7 @@ class Model(Base):
     fenced: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
     """How many stages found their lease lost; nothing of what they had computed counts."""
     breaker: Mapped[str] = mapped_column(Text, default="closed")
+    """Open: nothing is begun. Frozen: nor is anything served or destroyed. A person closes it."""
     failed_jobs: Mapped[int] = mapped_column(default=0)
     """Failed jobs in a row; two open the breaker."""
     attention: Mapped[str | None] = mapped_column(Text)

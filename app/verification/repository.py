@@ -211,10 +211,11 @@ class Audits:
     def due(self) -> Sequence[UUID]:
         """Return what is to be audited on models that have nothing better to do, oldest first."""
         busy = select(Job.model_id).where(Job.state == "running")
+        frozen = select(Model.id).where(Model.breaker == "frozen")
         return self.session.scalars(
             select(Audit.id)
             .join(Job, Job.id == Audit.job_id)
-            .where(Audit.state == "due", Job.model_id.not_in(busy))
+            .where(Audit.state == "due", Job.model_id.not_in(busy), Job.model_id.not_in(frozen))
             .order_by(Audit.created_at, Audit.id)
         ).all()
 

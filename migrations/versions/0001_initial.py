@@ -619,7 +619,7 @@ def upgrade() -> None:
             server_default=sa.text("clock_timestamp()"),
             nullable=False,
         ),
-        sa.CheckConstraint("breaker IN ('closed', 'open')", name=op.f("ck_models_breaker")),
+        sa.CheckConstraint("breaker IN ('closed', 'open', 'frozen')", name=op.f("ck_models_breaker")),
         sa.ForeignKeyConstraint(["created_by"], ["principals.id"], name=op.f("fk_models_created_by")),
         sa.ForeignKeyConstraint(["dataset_id"], ["datasets.id"], name=op.f("fk_models_dataset_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_models")),

@@ -128,6 +128,12 @@ def test_the_condemned_are_destroyed_and_what_others_need_stays(
         session.add(condemned)
         session.flush()
         condemned_id = condemned.id
+        session.get_one(Model, model_id).breaker = "frozen"
+    assert housekeeping.destroy_condemned(context) == 0
+    assert context.objects.has(doomed_manifest)
+    assert context.objects.has(own)
+    with transaction() as session:
+        session.get_one(Model, model_id).breaker = "closed"
     assert housekeeping.destroy_condemned(context) == 1
     assert not context.objects.has(doomed_manifest)
     assert not context.objects.has(own)

@@ -100,8 +100,20 @@ class JobConcluded(Event):
 
 
 @dataclass(frozen=True)
+class ModelFrozen(Event):
+    """Nothing of a line is begun, served or destroyed; `version` went live and is not known here."""
+
+    KIND: ClassVar[str] = "model.frozen"
+
+    model: UUID
+    version: UUID
+    reason: str
+    at: datetime
+
+
+@dataclass(frozen=True)
 class ModelResumed(Event):
-    """Somebody has looked at a line that was paused after failed jobs; work on it begins again."""
+    """Somebody has looked at a line that was paused after failed jobs, or frozen; work on it begins again."""
 
     KIND: ClassVar[str] = "model.resumed"
 

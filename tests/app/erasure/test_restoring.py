@@ -11,16 +11,26 @@ import psycopg
 import pytest
 from fastapi.testclient import TestClient
 
+from app.audit import events
+from app.audit import service as audit
 from app.audit.archive import Archive, ship
 from app.cli import main
 from app.config import Settings
 from app.erasure.forgetting import purge
 from app.http import ids
-from app.storage.database import Transaction
+from app.jobs import leases, scheduling
+from app.registry import service as registry
+from app.serving import service as serving
+from app.serving.backends import NativeBackend
+from app.storage.database import Session, Transaction
+from app.tables import Model, ModelVersion
 from tests.app.erasure.asking import REQUESTS, act, approve, ask, id_of, kinds, shown
 from tests.fixtures.api import Caller, Callers, StillClock
 from tests.fixtures.postgres import database_of
-from tests.fixtures.world import ADA, BOB, EVE
+from tests.fixtures.world import ADA, BOB, EVE, World
+
+NOWHERE = NativeBackend(url="http://127.0.0.1:9", token="t")
+"""A model server that must not be asked anything: nobody listens there."""
 
 Check = Callable[..., tuple[int, dict[str, Any]]]
 
@@ -175,6 +185,97 @@ def test_what_a_backup_has_forgotten_counts_again(
     again = reader.post(REQUESTS, {"subject": {"type": "email", "value": BOB}})
     assert again.status_code == 201
     assert "request.attention" in kinds(reader, bob)
+
+
+def test_a_line_whose_live_version_is_not_known_is_frozen_until_a_person_has_looked(
+    portal: Caller,
+    officer: Caller,
+    callers: Callers,
+    model: UUID,
+    world: World,
+    transaction: Transaction,
+    settings: Settings,
+    dumped: Callable[[], Path],
+    restored: Callable[[Path], str],
+    check: Check,
+    on: Callable[[str, Caller], Caller],
+    clock: StillClock,
+) -> None:
+    """Nothing of it is begun, served or destroyed; of another line, whose live version is known, all goes on."""
+    engineer = callers("engineer", "ml_engineer")
+    other = world.model("other", world.dataset("others", {EVE: ["eve-9"]}))
+    for email in (BOB, EVE):
+        approve(officer, ask(portal, email))
+    with transaction() as session:
+        for line in (model, other):
+            session.get_one(Model, line).run_requested_at = clock()
+            session.add(
+                ModelVersion(model_id=line, state="condemned", manifest="ab" * 32, engine="train", exact=True)
+            )
+    assert at_work_on(transaction, clock) == {model, other}
+    backup = dumped()
+    published = _went_live(transaction, model, clock)
+    ship(transaction, Archive.of(settings.storage))
+
+    url = restored(backup)
+    public, version = ids.encode("mdl", model), ids.encode("mv", published)
+    code, found = check(url)
+    assert (code, found["versions_published"], found["models_frozen"]) == (1, [version], [public])
+    assert check(url, "--apply")[0] == 0
+    reader, hand = on(url, officer), on(url, engineer)
+    here: Transaction = reader.client.app.state.transaction  # type: ignore[attr-defined]  # Starlette's Any
+
+    shown_line = hand.get("/v1/models/assistant").json()
+    assert (shown_line["breaker"], shown_line["attention"]) == ("frozen", "restored")
+    assert at_work_on(here, clock) == {other}
+    with here() as session:
+        assert leases.take(session, model, owner="worker", seconds=60) is None
+        assert leases.paused(session, model)
+        assert {_model_of(session, each.id) for each in registry.doomed(session)} == {other}
+        [event] = [each for each in audit.history(session, public) if each.kind == "model.frozen"]
+        assert (event.body["version"], event.body["reason"]) == (version, "restored")
+    refused = hand.post("/v1/jobs", {"model": "assistant"})
+    assert (refused.status_code, refused.json()["code"]) == (409, "model-frozen")
+    assert not serving.converge(here, [NOWHERE], model, drain_seconds=1, at=clock())
+
+    # Who may not, does not; who may, does, and is named for it.
+    assert reader.post("/v1/models/assistant/resumption").status_code == 403
+    assert hand.post("/v1/models/assistant/resumption").status_code == 200
+    assert at_work_on(here, clock) == {model, other}
+    with here() as session:
+        assert {_model_of(session, each.id) for each in registry.doomed(session)} == {model, other}
+        resumed = audit.history(session, public)[-1]
+        assert resumed.kind == "model.resumed"
+        assert resumed.body["principal"] == ids.encode("pr", engineer.principal_id)
+    # The version that is here is below the epoch that was served: nobody is given it, resumed or not.
+    assert not serving.converge(here, [NOWHERE], model, drain_seconds=1, at=clock())
+    assert check(url, "--apply")[1]["models_frozen"] == []
+
+
+def at_work_on(transaction: Transaction, clock: StillClock) -> set[UUID | None]:
+    """Return the lines that a worker should do something for, whatever it is."""
+    with transaction() as session:
+        found = scheduling.due(session, now=clock())
+        return {scheduling.model_of(session, stage, id_) for stage, id_ in found}
+
+
+def _model_of(session: Session, version_id: UUID) -> UUID:
+    return registry.version(session, version_id).model_id
+
+
+def _went_live(transaction: Transaction, model: UUID, clock: StillClock) -> UUID:
+    """Let a job's result go live, as far as the chain and the line know of it."""
+    with transaction() as session:
+        line = session.get_one(Model, model)
+        made = ModelVersion(
+            model_id=model, number=2, state="live", manifest="cd" * 32, engine="retrain", exact=True,
+            erasure_epoch=1,
+        )  # fmt: skip
+        session.add(made)
+        session.flush()
+        line.live_version_id, line.publish_epoch, line.erasure_epoch = made.id, 3, 1
+        audit.record(session, events.VersionPublished(made.id, model, 2, "cd" * 32, 3, 1, 1, clock()))
+        return made.id
 
 
 def test_a_database_that_lacks_nothing(

@@ -1,6 +1,7 @@
 """Lines and versions on a real database, weights in a real store."""
 
 from collections.abc import Callable
+from datetime import timedelta
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,11 @@ from app.http import ids
 from app.queue import Stage
 from app.records import service as records
 from app.registry import service as registry
+from app.registry.service import Unknown
 from app.registry.weights import Adopted, adopt, destroy, keep_base
 from app.storage.database import Session, Transaction
 from app.storage.objects import LocalStore
-from app.tables import Dataset, Model, ModelVersion, Outbox
+from app.tables import Dataset, Model, ModelVersion, Outbox, ReferenceModel
 from tests.app.registry.test_manifest import VECTOR, safetensors
 from tests.fixtures.records import NOON, Register, people, write_jsonl
 
@@ -206,6 +208,40 @@ def test_a_paused_line_is_resumed_by_a_person_and_only_then(
         rung = select(Outbox.target_id).where(Outbox.stage == Stage.PLAN.value)
         assert session.scalars(rung).all() == [model.id]
         assert audit.history(session, ids.encode("mdl", model.id))[-1].kind == "model.resumed"
+
+
+def test_a_line_is_frozen_whole_and_its_epochs_never_decrease(
+    create: Callable[..., Any], transaction: Transaction, owner: UUID
+) -> None:
+    """Of another line everything goes on, and what is condemned there is destroyed."""
+    (model, _), (other, _) = create(), create("other")
+    with transaction() as session:
+        line = session.get_one(Model, model.id)
+        line.lease_epoch, line.lease_owner, line.lease_expires_at = 4, "w", NOON + timedelta(days=9999)
+        line.publish_epoch, line.erasure_epoch = 9, 1
+        for each in (model, other):
+            condemned = published(session, each.id, 1, state="condemned", engine="train", exact=True)
+            condemned.history_condemned = "ab"
+            session.add(ReferenceModel(model_id=each.id, shard=0, state="condemned", manifest="cd", saw="ef"))
+    unknown = Unknown(version=UUID(int=7), publish_epoch=5, erasure_epoch=3)
+    with transaction() as session:
+        registry.freeze(session, model.id, unknown, reason="restored", at=NOON)
+    with transaction() as session:
+        line = session.get_one(Model, model.id)
+        assert (line.breaker, line.attention) == ("frozen", "restored")
+        assert (line.lease_epoch, line.lease_expires_at) == (5, None)
+        assert (line.publish_epoch, line.erasure_epoch) == (9, 3)
+        told = audit.history(session, ids.encode("mdl", model.id))[-1]
+        assert (told.kind, told.body["version"]) == ("model.frozen", ids.encode("mv", UUID(int=7)))
+        of_other = set(session.scalars(select(ModelVersion.id).where(ModelVersion.model_id == other.id)))
+        doomed = registry.doomed(session)
+        assert sorted(each.kind for each in doomed) == ["history", "reference", "version"]
+        assert {each.id for each in doomed if each.kind != "reference"} <= of_other
+    with transaction() as session:
+        registry.resume(session, model.name, principal_id=owner, at=NOON)
+        line = session.get_one(Model, model.id)
+        assert (line.breaker, line.attention, line.erasure_epoch) == ("closed", None, 3)
+        assert len(registry.doomed(session)) == 6
 
 
 def test_a_job_starts_from_the_newest_anchor_and_what_was_sealed_on_it(

@@ -282,6 +282,29 @@ def test_while_a_job_publishes_nothing_is_brought_back(line: Any, backend: Nativ
     assert backend.current().served["line"].manifest == line.version("b").manifest
 
 
+def test_a_frozen_line_is_served_as_it_is(line: Any, backend: NativeBackend) -> None:
+    serve(line, "a", backend)
+    service.publish([backend], begin(line, "b", [backend], step=1), drain_seconds=5)
+    with line.transaction() as session:
+        session.get_one(Model, line.model_id).breaker = "frozen"
+    assert not converge(line, backend)
+    assert backend.current().served["line"].manifest == line.version("b").manifest
+    with line.transaction() as session:
+        session.get_one(Model, line.model_id).breaker = "open"
+    assert converge(line, backend), "after failed jobs what is live is known"
+
+
+def test_no_server_is_brought_back_to_weights_below_the_line_s_epoch(
+    line: Any, backend: NativeBackend, restarted: NativeBackend
+) -> None:
+    """They hold who was erased since; a restored database calls them live."""
+    serve(line, "a", backend)
+    with line.transaction() as session:
+        session.get_one(Model, line.model_id).erasure_epoch = 1
+    assert not converge(line, restarted)
+    assert restarted.current().served == {}
+
+
 def test_a_floor_that_was_not_announced_is_announced_later(line: Any, backend: NativeBackend) -> None:
     publication = begin(line, "a", [backend], step=1)
     promote(line, publication, service.publish([backend], publication, drain_seconds=5), step=1)

@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from sqlalchemy import select, update
 
 from app.http import ids
-from app.tables import Audit, Job, ModelVersion, VerdictRow, new_id
+from app.tables import Audit, Job, Model, ModelVersion, VerdictRow, new_id
 from app.verification import audits
 from app.verification.audits import Concluded
 from tests.app.verification import files, test_audit
@@ -112,6 +112,15 @@ def test_it_waits_until_the_model_has_no_job(bench: Bench) -> None:
         session.add(busy)
         session.flush()
         assert audits.due(session) == []
+
+
+def test_it_waits_while_the_model_is_frozen(bench: Bench) -> None:
+    first = audited(bench)
+    with bench.desk.transaction() as session:
+        session.execute(update(Model).values(breaker="frozen"))
+        assert audits.due(session) == []
+        session.execute(update(Model).values(breaker="closed"))
+        assert audits.due(session) == [first]
 
 
 def test_it_is_tried_three_times_and_then_given_up(bench: Bench) -> None:
