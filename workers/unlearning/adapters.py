@@ -107,16 +107,21 @@ def _freeze(task: Task, scope: Scope) -> None:
 
 @contextlib.contextmanager
 def adapted(task: Task, scope: Scope, *, seed: int, rank: int = 16, noise: bool = False) -> Iterator[Trained]:
-    """Yield what is trained; afterwards the model has plain weights under their old names."""
+    """Yield what is trained; afterwards the model has plain weights under their old names.
+
+    What stands still to begin with is trained in no scope.
+    """
     frozen = {name for name, each in task.model.named_parameters() if not each.requires_grad}
     _freeze(task, scope)
     if scope == "matrices":
         for module in task.linears().values():
             module.requires_grad_(requires_grad=True)
+    for name, each in task.model.named_parameters():
+        each.requires_grad = each.requires_grad and name not in frozen
     switches, fitted = [], task.linears() if scope == "lora" or noise else {}
     for name, module in fitted.items():
         turned = not isinstance(module, nn.Linear)
-        if scope == "lora":
+        if scope == "lora" and f"{name}.weight" not in frozen:
             weight = module.weight
             assert isinstance(weight, Tensor)
             lora = Lora(weight, rank=rank, seed=determinism.seed_for("adapter", seed, name))
@@ -129,7 +134,7 @@ def adapted(task: Task, scope: Scope, *, seed: int, rank: int = 16, noise: bool 
     finally:
         for switch in switches:
             switch.on = False
-        for module in fitted.values():
+        for module in filter(parametrize.is_parametrized, fitted.values()):
             parametrize.remove_parametrizations(module, "weight", leave_parametrized=True)
         for name, each in task.model.named_parameters():
             each.requires_grad_(requires_grad=name not in frozen)

@@ -239,6 +239,10 @@ class ShardedClassifier:
         """Return the base's."""
         return self._task.linears()
 
+    def routers(self) -> dict[str, nn.Module]:
+        """Return the base's."""
+        return self._task.routers()
+
     def parameters(self) -> dict[str, nn.Parameter]:
         """Return the base's."""
         return self._task.parameters()

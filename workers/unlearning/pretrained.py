@@ -2,6 +2,8 @@
 
     class SomeTask(Pretrained): automatic = "AutoModelForCausalLM"
     loaded / drawn         a model from a directory, in a form; or from its configuration, by a seed
+    outlined               a model's modules and no number in them
+    matrices / routers     modules of a kind, by exact name
     Pretrained             what tasks over such a model have in common: where it lies, what is trained, save
     copy_companions        configuration and tokenizer, beside weights that somebody else writes
 
@@ -13,7 +15,7 @@ import copy
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -57,6 +59,10 @@ class Pretrained:
         except (AttributeError, NotImplementedError):
             return None
         return found
+
+    def routers(self) -> dict[str, nn.Module]:
+        """Return the modules that choose experts, by exact name; none where there is nothing to choose."""
+        return routers(self.model)
 
     def parameters(self) -> dict[str, nn.Parameter]:
         """Return the trainable tensors by name, tied ones once."""
@@ -115,6 +121,15 @@ def drawn(automatic: Automatic, base: Path, seed: int, device: torch.device | No
     return model.to(device or determinism.device())
 
 
+def outlined(automatic: Automatic, directory: Path) -> Any:
+    """Return the modules of a directory's model, their tensors without memory: no weight is read."""
+    with quiet(), torch.device("meta"):
+        from transformers import AutoConfig
+
+        config = AutoConfig.from_pretrained(directory, local_files_only=True)
+        return _automatic(automatic).from_config(config)
+
+
 def tokenizer_of(directory: Path) -> Any:
     """Return the fast tokenizer of a directory."""
     with quiet():
@@ -138,6 +153,22 @@ def matrices(model: nn.Module, *, but: Sequence[nn.Module | None] = ()) -> dict[
         if module not in left_out
         and (isinstance(module, nn.Linear) or type(module).__name__.endswith("Conv1D"))
     }
+
+
+def routers(model: nn.Module) -> dict[str, nn.Module]:
+    """Return the modules that choose experts: those whose logits the architecture itself says it records.
+
+    Each architecture of the library tells which of its modules make its `router_logits`, so that no class
+    is named here, and none is known by how it happens to be called.
+    """
+    found: dict[str, nn.Module] = {}
+    for outer, architecture in model.named_modules():
+        told = (getattr(architecture, "_can_record_outputs", None) or {}).get("router_logits", ())
+        each_told = told if isinstance(told, Iterable) else [told]
+        kinds = tuple(getattr(each, "target_class", each) for each in each_told)
+        inner = architecture.named_modules(prefix=outer) if kinds else ()
+        found |= {name: module for name, module in inner if isinstance(module, kinds)}
+    return found
 
 
 def grouped(lengths: Sequence[int], *, size: int) -> Iterator[list[int]]:

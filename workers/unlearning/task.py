@@ -3,6 +3,7 @@
     load(directory)            the model of a directory, in the form named
     create(base, seed)         to be trained: weights if the base has any, else drawn anew
     kind_of(directory)         which kind it is, before anything is loaded
+    routes(directory)          whether it is a mixture of experts, likewise
 
     kind                   record: prompt                completion          targets T        classes V
     causal_lm              text                          text                every token      vocabulary
@@ -16,7 +17,7 @@ the suite that all kinds pass.
 An adapter hands out examples and batches of its own, and takes back only those.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol, Self
 
@@ -31,7 +32,15 @@ from workers.unlearning.causal import (
 )
 from workers.unlearning.classifiers import Classifier, ImageClassifier, SequenceClassifier
 from workers.unlearning.data import Passage, Record
-from workers.unlearning.pretrained import DTYPES, WEIGHTS, configuration, copy_companions
+from workers.unlearning.pretrained import (
+    DTYPES,
+    WEIGHTS,
+    Automatic,
+    configuration,
+    copy_companions,
+    outlined,
+    routers,
+)
 
 import torch  # isort: skip
 from torch import Tensor, nn
@@ -55,6 +64,7 @@ __all__ = [
     "create",
     "kind_of",
     "load",
+    "routes",
     "token_losses",
 ]
 
@@ -140,6 +150,10 @@ class Task(Protocol):
         """Return the matrices that a low-rank change, or a projected step, goes into, by exact name."""
         ...
 
+    def routers(self) -> dict[str, nn.Module]:
+        """Return the modules that choose experts, by exact name; none where there is nothing to choose."""
+        ...
+
     def parameters(self) -> dict[str, nn.Parameter]:
         """Return the trainable tensors by name, tied ones once."""
         ...
@@ -180,6 +194,12 @@ _ENDINGS: tuple[tuple[str, type[CausalLM | SequenceClassifier | ImageClassifier]
 )
 """How the name of an architecture ends, and what reads it; one that says nothing is a language model."""
 
+_AUTOMATIC: Mapping[Kind, Automatic] = {
+    "causal_lm": "AutoModelForCausalLM",
+    "sequence_classifier": "AutoModelForSequenceClassification",
+    "image_classifier": "AutoModelForImageClassification",
+}
+
 
 def load(directory: Path, *, form: str = "float32/none", device: torch.device | None = None) -> Task:
     """Load a model in one of its forms (`dtype/quantisation`); quantised ones are not known here."""
@@ -194,6 +214,11 @@ def create(base: Path, seed: int, *, device: torch.device | None = None) -> Task
 def kind_of(directory: Path) -> Kind:
     """Return which kind of model a directory holds; nothing is loaded."""
     return _adapter(directory).kind
+
+
+def routes(directory: Path) -> bool:
+    """Return whether a directory's model chooses among experts; no weight is loaded."""
+    return bool(routers(outlined(_AUTOMATIC[kind_of(directory)], directory)))
 
 
 def _adapter(directory: Path) -> type[CausalLM | SequenceClassifier | ImageClassifier]:

@@ -1,6 +1,7 @@
 """What is trained, and through which glasses: no change at the start, plain weights at the end."""
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
@@ -47,6 +48,24 @@ def test_an_adapter_is_drawn_by_its_own_seed_and_merged_at_the_end(task: CausalL
     torch.manual_seed(7)
     with adapted(task, "lora", seed=1, rank=2) as again:
         assert all(torch.equal(drawn[name], again.parameters[name]) for name in drawn)
+
+
+@pytest.mark.parametrize("scope", get_args(Scope))
+@pytest.mark.parametrize("noise", [False, True])
+def test_what_stands_still_to_begin_with_is_trained_in_no_scope(
+    task: CausalLM,
+    scope: Scope,
+    noise: bool,  # noqa: FBT001
+) -> None:
+    name, module = next(iter(task.linears().items()))
+    still = module.get_parameter("weight").requires_grad_(requires_grad=False)
+    before = still.detach().clone()
+    with adapted(task, scope, seed=1, rank=2, noise=noise) as trained, torch.no_grad():
+        assert trained.parameters
+        for each in trained.parameters.values():
+            each.add_(0.01)
+    assert torch.equal(module.get_parameter("weight"), before)
+    assert {n for n, each in task.model.named_parameters() if not each.requires_grad} == {f"{name}.weight"}
 
 
 def test_rounding_is_the_examiners_and_its_gradient_passes_straight_through() -> None:

@@ -104,10 +104,16 @@ class Descent:
         trained: Trained,
         mask: Mapping[str, Tensor] | None = None,
         stepper: Stepper | None = None,
+        settle: Callable[[], None] | None = None,
     ) -> None:
-        """Descend on `sides`, by AdamW or another `stepper`; where a `mask` has no True, nothing moves."""
+        """Descend on `sides`, by AdamW or another `stepper`; where a `mask` has no True, nothing moves.
+
+        `settle` comes after each step and puts back what must not have moved. What it leaves is a
+        linear space around the start, so that a change scaled back stays in it.
+        """
         self.job, self.task, self.prepared, self.sides, self.pace = job, task, prepared, sides, pace
         self.trained, self.parameters, self.mask = trained, trained.parameters, mask
+        self.settle = settle
         self.gauge = Gauge(job, task, prepared)
         self.optimizer = stepper or adamw(self.parameters, rate=pace.rate)
         self.rectifier = Rectifier(self.parameters) if pace.project else None
@@ -250,6 +256,8 @@ class Descent:
                     each.grad.mul_(self.mask[name])
         clip(self.parameters, self.pace.clip_norm)
         self.optimizer.step()
+        if self.settle is not None:
+            self.settle()
         self.gauge.processed += len(forget) + len(retain)
 
     def due(self, step: int) -> tuple[list[str], list[str]]:

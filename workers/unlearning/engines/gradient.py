@@ -12,7 +12,8 @@ forget term stays on to the end. `steps` are natural ones (`kronecker`), whose d
 least, or AdamW's; `scope` is full parameters, LoRA or the embeddings alone;
 `quant_noise` trains on what four bits would hold; `mask="saliency"` moves only the half of the
 weights that the forget set pulls at most (SalUn, arXiv:2310.12508); `project` drops what of the forget
-gradient goes against those who stay (GRU, arXiv:2503.09117).
+gradient goes against those who stay (GRU, arXiv:2503.09117); `router` keeps a mixture of experts from
+hiding what it should forget behind another choice of experts (`routing`).
 
 It knows no verdict: what it stops on is a mean over all tokens against its own teachers, never the
 statistics, references or subjects that judge.
@@ -35,11 +36,13 @@ from workers.unlearning.engines.base import (
     Guarantee,
     Job,
     Made,
+    Numbers,
     Refusal,
     RefusalReason,
     configuration,
 )
 from workers.unlearning.engines.descent import Descent, Pace, identity_of
+from workers.unlearning.engines.routing import Routing, hold
 from workers.unlearning.engines.targets import (
     Prepared,
     inspect,
@@ -51,7 +54,7 @@ from workers.unlearning.engines.targets import (
 )
 from workers.unlearning.kronecker import CURVATURE, Factors, Moments, NaturalSteps
 from workers.unlearning.objectives import Said
-from workers.unlearning.task import Batch, Task, kind_of, load
+from workers.unlearning.task import Batch, Task, kind_of, load, routes
 from workers.unlearning.training import cut
 
 import torch  # isort: skip
@@ -98,6 +101,18 @@ class Gradient:
     quant_noise: Literal["none", "int4"] = "none"
     project: bool = False
     """Drop what of the forget gradient goes against those who stay (GRU)."""
+    router: Literal["none", "frozen", "null_space"] = "none"
+    """Of a mixture of experts: no number of a router moves, or its matrix where no retained token sees it.
+
+    Where not all weights move freely (another scope, a mask, natural steps) both are `frozen`.
+    """
+    router_share: Decimal = Decimal("0.0001")
+    """Of `null_space`: what lies in a direction whose second moment over retained tokens is above this
+    share of the largest stands still."""
+    routing_records: int = 256
+    """Retained records whose router inputs are looked at; and of the probe, whose choices are compared."""
+    routing_stability_min: Decimal = Decimal("0.95")
+    """Share of the probe's (token, router) that must have the experts they had, or it is refused."""
     steps_max: int = 190
     forget_batch: int = 6
     retain_batch: int = 10
@@ -125,7 +140,10 @@ class Gradient:
         """Refuse too much to forget, no reference that never saw it, nothing to measure the rest by."""
         if self.scope == "embeddings" and kind_of(job.spec.anchor) == "image_classifier":
             return Refusal(RefusalReason.KIND_UNSUPPORTED, {"needed": 1, "allowed": 0})
-        return refuses(job, share_max=float(self.forget_share_max), taught=self.mode == "match")
+        refusal = refuses(job, share_max=float(self.forget_share_max), taught=self.mode == "match")
+        if refusal is None and self.router != "none" and not routes(job.spec.anchor):
+            return Refusal(RefusalReason.KIND_UNSUPPORTED, {"needed": 1, "allowed": 0})
+        return refusal
 
     def run(self, job: Job, context: Context) -> Made | Refusal:
         """Return the delta that was reached within the budget, and how many subjects are in their bands."""
@@ -141,6 +159,9 @@ class Gradient:
             )
             if isinstance(prepared, Refusal):
                 return prepared
+            routing = self._routing(job, task, prepared)
+            if isinstance(routing, Refusal):
+                return routing
             sides = Sides(self, job, task, prepared)
             with adapted(
                 task,
@@ -162,22 +183,30 @@ class Gradient:
                     trained=trained,
                     mask=mask,
                     stepper=self._natural(task, job, moments) if moments is not None else None,
+                    settle=None if routing is None else routing.settle,
                 )
-                loop.gauge.processed += sides.processed
+                loop.gauge.processed += sides.processed + (0 if routing is None else routing.processed)
                 if (refusal := loop.run(context, identity_of(self, job))) is not None:
                     return refusal
+                with trained.plain():
+                    routed = {} if routing is None else routing.numbers()
+                if routed and routed["routing_stability"] < float(self.routing_stability_min):
+                    return self._unstable(routed | loop.numbers())
                 if moments is not None:
                     gone = sides.moments(job.forget_keys, moments.seed)
                     loop.gauge.processed += len(job.forget_keys)
                     moments.guarding(gone, self.guard_weight).save(context.out / CURVATURE)
             task.save(Path(scratch) / "end")
             delta = checkpoints.subtract(Path(scratch) / "end", begun)
-        whole = self.scope == "full" and self.mask == "none" and not self.natural(job)
+        # Of a mixture an expert to whom nobody is sent has nothing to move by.
+        free = self.scope == "full" and self.mask == "none"
+        whole = free and not self.natural(job) and not task.routers()
         still = {name for name, _ in task.model.named_buffers()}
         return Made(
             result=delta,
             records_processed=loop.gauge.processed,
             telemetry=loop.numbers()
+            | routed
             | inspect(delta, job.spec.anchor, moved=whole and loop.steps > 0, still=still),
         )
 
@@ -209,6 +238,7 @@ class Gradient:
         AdamW's next to none. They are a classifier's only where they are asked for.
         """
         free = self.scope == "full" and self.mask == self.quant_noise == "none" and not self.project
+        free = free and self.router == "none"  # the experts of a mixture are no matrices of their own
         sure = kind_of(job.spec.anchor) != "causal_lm"
         return self.steps == "natural" or (not self.steps and self.mode == "match" and free and not sure)
 
@@ -232,6 +262,28 @@ class Gradient:
         if unknown := whole.keys - kept - {*job.forget_keys}:  # erased by a job that did not hand it on
             return Refusal(RefusalReason.ARTEFACTS_STALE, {"needed": 0, "allowed": len(unknown)})
         return whole.less(sides.moments(sorted(whole.keys & {*job.forget_keys}), whole.seed))
+
+    def _routing(self, job: Job, task: Task, prepared: Prepared) -> Routing | Refusal | None:
+        """Look at what the routers choose before the first step, and let move of them what may."""
+        if self.router == "none":
+            return None
+        seed = determinism.seed_for(job.spec.seed, "routing")
+        rehearsed = sorted(set(job.kept_keys) - set(job.spec.probe))
+        moves = self.router == "null_space" and self.scope == "full" and self.mask == "none"
+        return hold(
+            task,
+            prepared.examples,
+            sample=epoch_order(rehearsed, seed, 0)[: self.routing_records],
+            probe=epoch_order(sorted(job.spec.probe), seed, 0)[: self.routing_records],
+            share=float(self.router_share) if moves and not self.natural(job) else None,
+        )
+
+    def _unstable(self, numbers: Numbers) -> Refusal:
+        """Refuse a choice of other experts than before, told as the share that it is and the one allowed."""
+        stability, least = float(numbers["routing_stability"]), float(self.routing_stability_min)
+        return Refusal(
+            RefusalReason.BUDGET_EXHAUSTED, {"needed": 1 - stability, "allowed": 1 - least, **numbers}
+        )
 
     def _pace(self, job: Job) -> Pace:
         return Pace(
