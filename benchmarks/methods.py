@@ -119,6 +119,9 @@ METHODS: Mapping[str, Method] = {
         for kind in ("task_vector", "memorise", "first_epoch")
     },
 }
-"""What is compared. Points that differ in one knob are the grid; the best on dev is measured."""
+"""What is compared. Points that differ in one knob are the grid; the best on dev is measured.
+
+Not the `router` of `gradient`: no world here is a mixture of experts, and without one it refuses.
+"""
 
 QUICK = ("match", "npo", "iau")

@@ -165,7 +165,8 @@ def routers(model: nn.Module) -> dict[str, nn.Module]:
     for outer, architecture in model.named_modules():
         told = (getattr(architecture, "_can_record_outputs", None) or {}).get("router_logits", ())
         each_told = told if isinstance(told, Iterable) else [told]
-        kinds = tuple(getattr(each, "target_class", each) for each in each_told)
+        named = [getattr(each, "target_class", each) for each in each_told]
+        kinds = tuple(each for each in named if isinstance(each, type))
         inner = architecture.named_modules(prefix=outer) if kinds else ()
         found |= {name: module for name, module in inner if isinstance(module, kinds)}
     return found

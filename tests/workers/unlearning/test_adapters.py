@@ -58,7 +58,8 @@ def test_what_stands_still_to_begin_with_is_trained_in_no_scope(
     noise: bool,  # noqa: FBT001
 ) -> None:
     name, module = next(iter(task.linears().items()))
-    still = module.get_parameter("weight").requires_grad_(requires_grad=False)
+    still = module.get_parameter("weight")
+    still.requires_grad = False
     before = still.detach().clone()
     with adapted(task, scope, seed=1, rank=2, noise=noise) as trained, torch.no_grad():
         assert trained.parameters

@@ -57,6 +57,8 @@ def made(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Kind, Path, Ta
 def test_a_directory_says_its_kind(made: tuple[Kind, Path, Task]) -> None:
     kind, base, task = made
     assert tasks.kind_of(base) == task.kind == kind
+    assert not tasks.routes(base)
+    assert not task.routers()
 
 
 def test_a_batch_is_its_records_one_by_one(made: tuple[Kind, Path, Task]) -> None:

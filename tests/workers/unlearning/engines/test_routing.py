@@ -99,7 +99,7 @@ def test_a_change_by_hand_loses_what_the_inputs_would_see() -> None:
     null = NullSpace({"w": matrix}, {"w": inputs_.T @ inputs_}, share=1e-6)
     assert null.free == 1
     with torch.no_grad():
-        matrix += torch.tensor([[1.0, 0.0], [3.0, 4.0]])
+        matrix.add_(torch.tensor([[1.0, 0.0], [3.0, 4.0]]))
     null.settle()
     assert matrix.flatten().tolist() == pytest.approx([1.64, 1.52, 3.0, 4.0])
 
@@ -308,9 +308,10 @@ OTHERS: dict[str, dict[str, Any]] = {
 
 
 def drawn(config: str, home: Path, **given: Any) -> CausalLM:
-    made = getattr(transformers, config)(**given)
+    automatic: Any = transformers.AutoModelForCausalLM
     torch.manual_seed(0)
-    return CausalLM(transformers.AutoModelForCausalLM.from_config(made), tokenizer_of(home), home)
+    model = automatic.from_config(getattr(transformers, config)(**given))
+    return CausalLM(model, tokenizer_of(home), home)
 
 
 @pytest.mark.parametrize("config", OTHERS)
