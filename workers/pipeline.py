@@ -32,6 +32,7 @@ from app.erasure import calendars, identity
 from app.erasure import service as erasure
 from app.erasure.courier import courier
 from app.erasure.near import comparing
+from app.erasure.scan import passing
 from app.errors import LeaseLost, Problem, Unavailable
 from app.failpoints import reach
 from app.intake.bulk import service as bulk
@@ -123,6 +124,12 @@ def search(request_id: UUID, epoch: int, context: Context) -> None:
     comparing.compare(
         context.transaction, request_id, content_key=context.keyring.content, clock=context.clock
     )
+
+
+def scan(request_id: UUID, epoch: int, context: Context) -> None:
+    """Seek in all texts what people are known by, for everybody who waits, and propose what names them."""
+    del request_id, epoch  # one pass at a time, for all
+    passing.scan(context.transaction, clock=context.clock)
 
 
 def prepare(version_id: UUID, epoch: int, context: Context) -> None:
@@ -484,6 +491,7 @@ STAGES: dict[Stage, Callable[[UUID, int, Context], None]] = {
     Stage.IMPORT: receive,
     Stage.CHALLENGE: challenge,
     Stage.SEARCH: search,
+    Stage.SCAN: scan,
 }
 
 
