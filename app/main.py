@@ -13,7 +13,7 @@ from types import FrameType
 from typing import Any
 
 import anyio.to_thread
-from fastapi import Depends, FastAPI, Response
+from fastapi import Depends, FastAPI, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel
 from starlette.middleware import Middleware
@@ -160,7 +160,7 @@ def create_app(settings: Settings, *, clock: Clock = system_clock) -> FastAPI:
     _mount(app)
     if (identity := processor.of(settings, clock=clock)) is not None:
         opendsr.mount(app, identity)
-    _health(app, settings, app.state.transaction)
+    _health(app)
     description.install(app)
     return app
 
@@ -240,39 +240,49 @@ def _mount(app: FastAPI) -> None:
     app.include_router(audit.live, dependencies=[Depends(watches(Scope.REQUESTS_READ))])
 
 
-def _health(app: FastAPI, settings: Settings, transaction: Transaction) -> None:
-    """Add what orchestrators and metrics collectors ask; nothing in it is about anybody."""
-    copy = Archive.of(settings.storage)
+def _health(app: FastAPI) -> None:
+    """Add what orchestrators and metrics collectors ask; nothing in it is about anybody.
 
-    @app.get("/healthz", tags=["Health"])
-    def healthz() -> dict[str, str]:
-        """Say that the process answers."""
-        return {"status": "alive"}
+    Functions of the module that find the app by the call: FastAPI remembers every endpoint that it has seen,
+    and with one made in here would remember each app that a process ever built.
+    """
+    app.get("/healthz", tags=["Health"])(healthz)
+    app.get("/readyz", tags=["Health"])(readyz)
+    app.get("/metrics", tags=["Health"], include_in_schema=False)(metrics)
 
-    @app.get("/readyz", tags=["Health"])
-    def readyz(response: Response) -> Readiness:
-        """Say whether calls can be served: Postgres, migrated to this release. Redis may be away."""
-        postgres = readiness.postgres(transaction)
-        parts = {"postgres": postgres.value, "redis": _redis(settings.redis_url)}
-        if postgres is not Postgres.OK:
-            response.status_code = 503
-            return Readiness(status="unavailable", parts=parts)
-        with transaction() as session:
-            following = NEXT if not models.overviews(session) else None
-            if archive.standing(session, copy) is not Standing.WHOLE:
-                parts["postgres"], following = "restored", RESTORED
-        status = "degraded" if parts["redis"] == "down" or parts["postgres"] == "restored" else "ready"
-        return Readiness(status=status, parts=parts, next=following)
 
-    @app.get("/metrics", tags=["Health"], include_in_schema=False)
-    def metrics() -> Response:
-        """Say how much of what was answered how fast, how requests stand, and what is stuck; no ids."""
-        said = generate_latest(telemetry.registry)
-        with suppress(DatabaseError), transaction() as session:
-            said += operations.exposition(
-                session, lease_seconds=settings.lease_seconds, now=app.state.clock()
-            )
-        return Response(said, media_type=CONTENT_TYPE_LATEST)
+def healthz() -> dict[str, str]:
+    """Say that the process answers."""
+    return {"status": "alive"}
+
+
+def readyz(request: Request, response: Response) -> Readiness:
+    """Say whether calls can be served: Postgres, migrated to this release. Redis may be away."""
+    settings: Settings = request.app.state.settings
+    transaction: Transaction = request.app.state.transaction
+    postgres = readiness.postgres(transaction)
+    parts = {"postgres": postgres.value, "redis": _redis(settings.redis_url)}
+    if postgres is not Postgres.OK:
+        response.status_code = 503
+        return Readiness(status="unavailable", parts=parts)
+    with transaction() as session:
+        following = NEXT if not models.overviews(session) else None
+        if archive.standing(session, Archive.of(settings.storage)) is not Standing.WHOLE:
+            parts["postgres"], following = "restored", RESTORED
+    status = "degraded" if parts["redis"] == "down" or parts["postgres"] == "restored" else "ready"
+    return Readiness(status=status, parts=parts, next=following)
+
+
+def metrics(request: Request) -> Response:
+    """Say how much of what was answered how fast, how requests stand, and what is stuck; no ids."""
+    settings: Settings = request.app.state.settings
+    transaction: Transaction = request.app.state.transaction
+    said = generate_latest(telemetry.registry)
+    with suppress(DatabaseError), transaction() as session:
+        said += operations.exposition(
+            session, lease_seconds=settings.lease_seconds, now=request.app.state.clock()
+        )
+    return Response(said, media_type=CONTENT_TYPE_LATEST)
 
 
 def _redis(url: str | None) -> str:

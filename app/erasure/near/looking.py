@@ -67,17 +67,15 @@ def first(
 
     Keeps on each which indexes were searched; to one that is `SEARCHING`, `begin` is owed once it is stored.
     """
-    searches, nothing = Searches(session), None
+    chosen = [None if current is None else [id_ for id_, _ in current.records] for current in sets]
+    few = [ids if len(ids) <= RECORDS_AT_ONCE_MAX else () for ids in chosen if ids is not None]
+    asked = iter(Searches(session).indexes_of_new(few)) if few else iter(())
     found: list[Standing | None] = []
-    for request, current in zip(requests, sets, strict=True):
-        if current is None:
+    for request, ids in zip(requests, chosen, strict=True):
+        if ids is None:
             found.append(None)
             continue
-        ids = [id_ for id_, _ in current.records]
-        if ids:
-            indexes = searches.indexes(request.id, ids if len(ids) <= RECORDS_AT_ONCE_MAX else ())
-        else:  # of whatever is empty they say the same
-            nothing = indexes = nothing or searches.indexes(request.id, ())
+        indexes = next(asked)
         found.append(_first(request, indexes, owed=indexes.candidates or len(ids) > RECORDS_AT_ONCE_MAX))
     return found
 

@@ -3,7 +3,8 @@
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, NamedTuple
+from itertools import accumulate
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 from sqlalchemy import (
@@ -17,6 +18,7 @@ from sqlalchemy import (
     func,
     or_,
     select,
+    text,
     true,
     update,
 )
@@ -32,6 +34,20 @@ from app.tables import (
     RequestRecord,
     RequestSearch,
 )
+
+_NEAR_ANY: Final = text(
+    "SELECT asked.place"
+    " FROM unnest(CAST(:places AS int[]), CAST(:firsts AS int[]), CAST(:lasts AS int[]))"
+    " AS asked(place, first, last)"
+    " CROSS JOIN LATERAL (SELECT (CAST(:ids AS bigint[]))[asked.first:asked.last] AS ids) AS own"
+    " CROSS JOIN LATERAL (WITH hits AS MATERIALIZED ("
+    "SELECT s.record_id FROM record_sketches s WHERE s.bands && ("
+    "SELECT array_agg(DISTINCT band) FROM record_sketches o, unnest(o.bands) AS band"
+    " WHERE o.record_id = ANY(own.ids)))"
+    " SELECT FROM hits JOIN records r ON r.id = hits.record_id"
+    " WHERE hits.record_id <> ALL(own.ids) AND r.erased_at IS NULL AND r.role = 'person' LIMIT 1) AS near"
+)
+"""By their places those sets of records with which any other shares a band; each asks the index by itself."""
 
 
 class Candidate(NamedTuple):
@@ -82,18 +98,47 @@ class Searches:
 
     def indexes(self, request_id: UUID, record_ids: Collection[int]) -> Indexes:
         """Return how the indexes stand for these records; without any, nothing can be near."""
+        registering, unsketched = self._missing()
+        own = self._bands(record_ids) if record_ids else {}
+        found = False
+        if own:
+            query = self._candidates(request_id, own, record_ids, after=0, limit=1)
+            found = bool(self._by_index(query))
+        return Indexes(registering=registering, unsketched=unsketched, candidates=found)
+
+    def indexes_of_new(self, sets: Sequence[Sequence[int]]) -> list[Indexes]:
+        """Return the same for the sets of new requests, to which nothing was proposed before, at once."""
+        registering, unsketched = self._missing()
+        near: set[int] = set()
+        if filled := [(place, ids) for place, ids in enumerate(sets) if ids]:
+            ends = list(accumulate(len(ids) for _, ids in filled))
+            self._plan("off")
+            near |= set(
+                self.session.scalars(
+                    _NEAR_ANY,
+                    {
+                        "places": [place for place, _ in filled],
+                        "firsts": [1, *(end + 1 for end in ends[:-1])],
+                        "lasts": ends,
+                        "ids": [id_ for _, ids in filled for id_ in ids],
+                    },
+                )
+            )
+            self._plan("on")
+        return [
+            Indexes(registering=registering, unsketched=unsketched, candidates=place in near)
+            for place in range(len(sets))
+        ]
+
+    def _missing(self) -> tuple[bool, bool]:
+        """Return whether some dataset is not read yet, and whether some is not sketched."""
         row = self.session.execute(
             select(
                 exists().where(Dataset.state == "registering"),
                 exists().where(Dataset.state == "ready", Dataset.sketch.is_(None)),
             )
         ).one()
-        own = self._bands(record_ids) if record_ids else {}
-        found = False
-        if own:
-            query = self._candidates(request_id, own, record_ids, after=0, limit=1)
-            found = bool(self._by_index(query))
-        return Indexes(registering=row[0], unsketched=row[1], candidates=found)
+        return row[0], row[1]
 
     def candidates(
         self, request_id: UUID, of: Collection[int], besides: Collection[int], *, after: int, limit: int

@@ -16,6 +16,7 @@ from sqlalchemy import func, select, text, update
 from app.erasure import policy
 from app.erasure.near import comparing
 from app.erasure.near import service as near
+from app.erasure.near.repository import Searches
 from app.errors import Unavailable
 from app.queue import Stage
 from app.records import ingestion, sketches
@@ -207,6 +208,31 @@ def test_where_nothing_is_near_nobody_waits_for_a_worker(
     assert shown(officer, receipt)["indexes"]["near_duplicates"] == "searched"
     with transaction() as session:
         assert session.scalars(select(RequestSearch)).all() == []
+
+
+def test_those_who_come_at_once_are_asked_about_at_once_and_answered_each(
+    registered: Near, transaction: Transaction
+) -> None:
+    registered([*TWINS, line("old", BOB, changed(story(3), 9)), line("plant", BOB, changed(story(2), 9))])
+    with transaction() as session:
+        session.execute(update(Record).where(Record.external_id == "old").values(erased_at=func.now()))
+        session.execute(update(Record).where(Record.external_id == "plant").values(role="sentinel"))
+        found = session.execute(select(Record.external_id, Record.id)).all()
+        of = dict(found)
+        sets = [
+            [of["eve-1"]],
+            [],
+            [of["ada-1"], of["eve-1"]],
+            [of["far"]],
+            [of["twin"]],
+            [of["ada-1"], of["twin"]],
+            [],
+        ]
+        together = Searches(session).indexes_of_new(sets)
+        alone = [Searches(session).indexes(UUID(int=9), each) for each in sets]
+        assert [each.candidates for each in together] == [False, False, True, False, True, False, False]
+        assert together == alone
+        assert Searches(session).indexes_of_new([[]]) == [alone[1]]
 
 
 def test_a_candidate_that_is_not_near_enough_is_not_shown(

@@ -1,9 +1,12 @@
 """Whether the process says truly how it stands."""
 
+import gc
+import weakref
 from pathlib import Path
 from uuid import UUID
 
 import pytest
+from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from sqlalchemy import text
 
@@ -27,6 +30,21 @@ def test_nothing_more_to_say_once_there_is_a_model(client: TestClient, model: UU
         "parts": {"postgres": "ok", "redis": "none"},
         "next": None,
     }
+
+
+def test_an_app_that_nobody_uses_any_more_is_no_more(settings: Settings) -> None:
+    """FastAPI keeps the functions that it calls: one that holds its app keeps all that the app made, too."""
+
+    def used() -> weakref.ref[FastAPI]:
+        app = create_app(settings)
+        with TestClient(app) as client:
+            for path in ("/healthz", "/readyz", "/metrics", "/openapi.json"):
+                assert client.get(path).is_success
+        return weakref.ref(app)
+
+    app = used()
+    gc.collect()
+    assert app() is None
 
 
 def test_without_redis_the_service_is_degraded_and_serves(settings: Settings, tmp_path: Path) -> None:
