@@ -339,9 +339,15 @@ def test_a_hash_is_in_no_text_and_nothing_found_is_not_said_of_it(
     assert read() == 1
     assert (shown(officer, mixed)["state"], index(officer, mixed)) == ("triage", "hashed")
     assert act(officer, nobody, "resolutions")["state"] == "triage"
-    for each in (nobody, mixed):
-        assert decide(officer, each, "waive")["state"] == "no_match"
-        assert index(officer, each) == "waived"
+    assert decide(officer, nobody, "waive")["state"] == "no_match"
+    many = {"action": "waive_texts", "ids": [nobody["id"], mixed["id"]], "expected_count": 2}
+    outcomes = officer.post("/v1/bulk-actions", many).json()["outcomes"]
+    assert {each["request"]: each["code"] for each in outcomes} == {
+        nobody["id"]: "not-possible-now",
+        mixed["id"]: None,
+    }
+    assert shown(officer, mixed)["state"] == "no_match"
+    assert (index(officer, nobody), index(officer, mixed)) == ("waived", "waived")
 
 
 @pytest.mark.parametrize(
