@@ -31,7 +31,7 @@ class Known:
     """What a person is known by, as far as texts can say it."""
 
     sought: tuple[tuple[str, str], ...] = field(default=(), repr=False)
-    """Type and value of each."""
+    """Type and normalised value of each."""
     hashed: int = 0
 
 
@@ -89,14 +89,10 @@ def _known(rules: TextScan, listed: Sequence[dict[str, str]], *, keyed: int) -> 
     if not listed:
         return Known(hashed=keyed)
     mine = [each for each in listed if rules.seeks(each["type"])]
-    plain = {(each["type"], each["value"]) for each in mine if "value" in each}
-    long = [each for each in sorted(plain) if _length(*each) >= rules.characters_least]
+    plain = {(each["type"], normalise(each["type"], each["value"])) for each in mine if "value" in each}
+    # What stands before the digits of a number tells it from no other.
+    long = [each for each in sorted(plain) if len(each[1].removeprefix("+")) >= rules.characters_least]
     return Known(sought=tuple(long), hashed=sum("sha256" in each for each in mine))
-
-
-def _length(type_: str, value: str) -> int:
-    """Return how many characters of an identifier tell it from others."""
-    return len(normalise(type_, value).removeprefix("+"))
 
 
 def _without(given: Known) -> str:

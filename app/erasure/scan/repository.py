@@ -23,7 +23,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY, array, insert
 
 from app.storage.database import Session
-from app.tables import Dataset, Record, RequestProposal, RequestRecord, RequestScan
+from app.tables import Dataset, ErasureRequest, Record, RequestProposal, RequestRecord, RequestScan
 
 TEXTS = "texts"
 """What the index of a request is called: what all records say."""
@@ -131,10 +131,15 @@ class Scans:
         return found
 
     def renew(self, request_ids: Collection[UUID], *, until: datetime) -> None:
-        """Say that these are still being read for."""
+        """Say that these are still being read for; one that somebody is just changing is left out."""
+        ours = (
+            select(RequestScan.request_id)
+            .where(_of(request_ids), RequestScan.state == "open", RequestScan.claimed_until.is_not(None))
+            .with_for_update(skip_locked=True)
+        )
         self.session.execute(
             update(RequestScan)
-            .where(_of(request_ids), RequestScan.state == "open", RequestScan.claimed_until.is_not(None))
+            .where(RequestScan.request_id.in_(ours))
             .values(claimed_until=until)
             .execution_options(synchronize_session=False)
         )
@@ -179,7 +184,17 @@ class Scans:
         }
 
     def still_open(self, request_ids: Collection[UUID]) -> Sequence[UUID]:
-        """Return for which of these a scan is still owed, locked until the commit."""
+        """Return for which of these a scan is still owed, locked until the commit.
+
+        The requests first, in their order, as whoever decides on one does; proposals refer to them.
+        """
+        wanted = cast(list(request_ids), ARRAY(Uuid))
+        self.session.execute(
+            select(ErasureRequest.id)
+            .where(ErasureRequest.id == func.any(wanted))
+            .order_by(ErasureRequest.id)
+            .with_for_update(key_share=True, read=True)
+        )
         return self.session.scalars(
             select(RequestScan.request_id)
             .where(_of(request_ids), RequestScan.state == "open")
