@@ -4,6 +4,8 @@ import json
 import multiprocessing
 import os
 import signal
+import threading
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
@@ -16,13 +18,15 @@ import structlog
 from fastapi import FastAPI
 from sqlalchemy import func, select, text, update
 
+from app.auth.service import Caller as Principal
 from app.config import Settings
-from app.erasure import calendars, policy
+from app.erasure import calendars, policy, steps
 from app.erasure import service as erasure
 from app.erasure.forgetting import purge, sealed
 from app.erasure.matching import Identifier
 from app.erasure.scan import passing
 from app.erasure.scan import service as scan
+from app.erasure.scan.repository import Mention
 from app.errors import Conflict, Unavailable
 from app.http import ids
 from app.queue import Stage
@@ -543,6 +547,42 @@ def test_who_comes_during_a_pass_waits_for_the_next_and_late_news_count_once(
         scan.put_off(session, slow, at=clock())
     assert (shown(officer, receipt)["proposals_open"], shown(officer, other)["proposals_open"]) == (1, 1)
     assert kinds(officer, receipt).count("request.scanned") == 1
+
+
+def test_who_goes_on_without_while_a_dataset_is_kept_is_waited_for(
+    portal: Caller,
+    officer: Caller,
+    registered: Register,
+    worker: Transaction,
+    transaction: Transaction,
+    clock: StillClock,
+) -> None:
+    registered(LINES)
+    receipt = ask(portal)
+    with worker() as session:
+        [owed] = scan.claim(session, now=clock())
+        [bob] = session.scalars(select(Record.id).where(Record.external_id == "bob-1"))
+    [dataset_id] = owed.datasets
+    began = threading.Event()
+
+    def keep() -> None:
+        with worker() as session:
+            began.set()
+            news = {owed.request_id: {bob: Mention(("email",), 1)}}
+            scan.keep(session, dataset_id, news, whole={owed.request_id}, records=4)
+
+    late = threading.Thread(target=keep)
+    with worker() as session:
+        steps.locked(session, owed.request_id)
+        late.start()
+        began.wait()
+        time.sleep(0.3)
+        by = Principal(principal_id=officer.principal_id, person=True, scopes=frozenset())
+        scan.waive(session, owed.request_id, by=by, at=clock())
+    late.join()
+    assert (index(officer, receipt), proposed(officer, receipt)) == ("waived", [])
+    with transaction() as session:
+        assert session.scalars(select(RequestScan.records)).one() == 0
 
 
 def test_of_a_request_that_was_withdrawn_nothing_is_read(
