@@ -53,6 +53,8 @@ class Stage(StrEnum):
     """Draw a one-time code and send it to whoever asks (challenge id)."""
     SEARCH = "search"
     """Look for near duplicates of what a request concerns (request id)."""
+    SCAN = "scan"
+    """Seek in all texts what people are known by, for this and all other requests that wait (request id)."""
     AUDIT = "audit"
     """Look deeper into what was certified (audit id); nobody rings for it, the sweeper finds it."""
 
@@ -66,6 +68,7 @@ class Stage(StrEnum):
                 | Stage.IMPORT
                 | Stage.CHALLENGE
                 | Stage.SEARCH
+                | Stage.SCAN
                 | Stage.PUBLISH
                 | Stage.CONCLUDE
             ):

@@ -23,6 +23,7 @@ from app.erasure.holds import service as holds
 from app.erasure.identity import service as identity
 from app.erasure.lifecycle import STAGES
 from app.erasure.near import service as near
+from app.erasure.scan import service as scan
 from app.http import ids, receipts
 from app.http.outbound import Reach
 from app.intake import callbacks, processor
@@ -111,6 +112,7 @@ def due(context: Context) -> list[tuple[Stage, UUID]]:
         ]
         due += [(Stage.IMPORT, import_id) for import_id in bulk.due(session, now=context.clock())]
         due += [(Stage.SEARCH, request_id) for request_id in near.due(session, now=context.clock())]
+        due += [(Stage.SCAN, request_id) for request_id in scan.due(session, now=context.clock())]
         name = Sketcher(context.keyring.sketch).name
         due += [(Stage.SKETCH, id_) for id_ in datasets.to_sketch(session, name=name, now=context.clock())]
         return [*due, *((Stage.AUDIT, audit_id) for audit_id in audits.due(session))]

@@ -33,6 +33,7 @@ from app.erasure import service as erasure
 from app.erasure.identity import service as identity
 from app.erasure.identity.courier import courier
 from app.erasure.near import comparing
+from app.erasure.scan import passing
 from app.errors import LeaseLost, Problem, Unavailable
 from app.failpoints import reach
 from app.intake.bulk import service as bulk
@@ -125,6 +126,12 @@ def search(request_id: UUID, epoch: int, context: Context) -> None:
     comparing.compare(
         context.transaction, request_id, content_key=context.keyring.content, clock=context.clock
     )
+
+
+def scan(request_id: UUID, epoch: int, context: Context) -> None:
+    """Seek in all texts what people are known by, for everybody who waits, and propose what names them."""
+    del request_id, epoch  # one pass at a time, for all
+    passing.scan(context.transaction, clock=context.clock)
 
 
 def prepare(version_id: UUID, epoch: int, context: Context) -> None:
@@ -486,6 +493,7 @@ STAGES: dict[Stage, Callable[[UUID, int, Context], None]] = {
     Stage.IMPORT: receive,
     Stage.CHALLENGE: challenge,
     Stage.SEARCH: search,
+    Stage.SCAN: scan,
 }
 
 

@@ -11,7 +11,7 @@ import typer
 from app.cli.client import Api, Stopped, chosen, err, out, show, table
 
 MEDIA = {"csv": "text/csv", "ndjson": "application/x-ndjson"}
-ACTIONS = ("approve", "resolve", "send_back", "withdraw")
+ACTIONS = ("approve", "resolve", "send_back", "withdraw", "waive_texts")
 ROWS = {
     "line": "line",
     "outcome": "outcome",

@@ -211,10 +211,16 @@ def table(rows: Iterable[Mapping[str, Any]], columns: Mapping[str, str]) -> None
     for title in columns.values():
         drawn.add_column(title, overflow="fold")  # an id that is cut short is of no use
     for row in rows:
-        drawn.add_row(*("" if row.get(key) is None else str(row[key]) for key in columns))
+        drawn.add_row(*(_cell(row.get(key)) for key in columns))
     # Into a pipe every row is one line, however wide.
     console = out if out.is_terminal else Console(width=PIPE_COLUMNS, highlight=False)
     console.print(drawn if rows else "nothing yet")
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    return "" if value is None else str(value)
 
 
 def runs(progress: Mapping[str, Any]) -> tuple[float, str]:

@@ -143,7 +143,7 @@ def show_request(
     api, here = Api("officer"), f"/v1/erasure-requests/{request_id}"
     if records:
         columns = {"id": "record", "dataset": "dataset", "action": "action", "ground": "ground"}
-        columns |= {"near": "near to", "jaccard": "jaccard"}
+        columns |= {"near": "near to", "jaccard": "jaccard", "identifiers": "says", "mentions": "times"}
         table(api.after(f"{here}/records", key=_record_number), columns | {"erased_at": "erased at"})
     elif events:
         table(api.after(f"{here}/events", key=_sequence), {"seq": "number", "kind": "what"})
@@ -209,20 +209,29 @@ def resolve_request(
             help="What becomes of near duplicates that are proposed: adopt, decline; or waive them."
         ),
     ] = None,
+    texts: Annotated[
+        str | None,
+        typer.Option(
+            help="What becomes of proposed records that name the person: adopt, decline; or waive them."
+        ),
+    ] = None,
     record: Annotated[
         list[str] | None, typer.Option(metavar="REC_ID", help="Only this one; may be repeated.")
     ] = None,
 ) -> None:
-    """Search again for what a request concerns, or decide on near duplicates; approvals of it are void.
+    """Search again for what a request concerns, or decide on what is proposed; approvals of it are void.
 
-    Which records are proposed, and how near they are: lethe request show er_01k... --records
+    Which records are proposed, how near they are, which types of identifier they say and how often:
+    lethe request show er_01k... --records
 
-    Example: lethe request resolve er_01k... --near adopt --record rec_1044
+    Example: lethe request resolve er_01k... --texts adopt --record rec_2071
     """
-    if near is None:
+    if near is not None and texts is not None:
+        raise Stopped("decide on near duplicates or on what was found in texts, one after the other")
+    if near is None and texts is None:
         _act("officer", request_id, "resolutions")
         return
-    body: dict[str, Any] = {"near_duplicates": near}
+    body: dict[str, Any] = {"near_duplicates": near} if texts is None else {"texts": texts}
     _act("officer", request_id, "resolutions", body if not record else body | {"records": record})
 
 
@@ -503,6 +512,8 @@ def _show_request(body: dict[str, Any]) -> None:
     lines["records"] = body["records_matched"]
     lines["kept"] = body.get("records_exempt") or None
     lines["near duplicates"] = _near(body)
+    lines["named in texts"] = _texts(body)
+    lines["to decide on"] = body.get("proposals_open") or None
     lines["received"], lines["due on"] = body["received_at"], body["due_on"]
     flags = {"overdue": "overdue", "clock_paused": "clock stands still", "legal_hold": "on legal hold"}
     lines["flags"] = ", ".join(said for name, said in flags.items() if body.get(name)) or None
@@ -518,13 +529,19 @@ def _show_request(body: dict[str, Any]) -> None:
     show(body, lines)
 
 
+def _texts(body: dict[str, Any]) -> str | None:
+    """Return what there is to say of the text scan: nothing, where nothing was found, or is to be sought."""
+    return _sought(body.get("records_mentioning"), body.get("indexes", {}).get("texts", "searched"))
+
+
+def _sought(adopted: int | None, index: str) -> str | None:
+    said = [f"{adopted} adopted"] if adopted else []
+    return ", ".join(said + ([] if index == "searched" else [index])) or None
+
+
 def _near(body: dict[str, Any]) -> str | None:
     """Return what there is to say of near duplicates: nothing, where they were sought and none was found."""
-    adopted, undecided = body.get("records_near"), body.get("proposals_open")
-    said = [f"{adopted} adopted"] if adopted else []
-    said += [f"{undecided} to decide on"] if undecided else []
-    away = body.get("indexes", {}).get("near_duplicates", "searched")
-    return ", ".join(said + ([] if away == "searched" else [away])) or None
+    return _sought(body.get("records_near"), body.get("indexes", {}).get("near_duplicates", "searched"))
 
 
 def _show_hold(body: dict[str, Any]) -> None:

@@ -225,7 +225,13 @@ def _requests(walk: Walk, erased: Sequence[Person]) -> list[tuple[str, str]]:
     for caller, says, body in bodies:
         receipt = walk.call("POST", "/v1/erasure-requests", by=caller, json=body)
         walk.say(f"{receipt['id']}  {says}: {receipt['records_matched']} records, due {receipt['due_on']}")
-        request = walk.call("GET", f"/v1/erasure-requests/{receipt['id']}", by="reviewer")
+        # A worker first seeks in all texts what the person is known by.
+        request = walk.follow(
+            f"/v1/erasure-requests/{receipt['id']}",
+            by="reviewer",
+            until=lambda body: bool(body["state"] != "triage" or body["attention"]),
+            show=lambda body: f"{body['state']}, texts {body['indexes']['texts']}",
+        )
         walk.call(
             "POST",
             f"/v1/erasure-requests/{receipt['id']}/approvals",

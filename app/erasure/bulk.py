@@ -16,6 +16,7 @@ from app.auth.service import Caller
 from app.erasure import service
 from app.erasure.lifecycle import Sort
 from app.erasure.repository import ErasureRequests, Filter
+from app.erasure.scan import service as scan
 from app.erasure.steps import View
 from app.errors import Conflict, Invalid, Problem, Unavailable
 from app.storage.database import Session, savepoint
@@ -31,6 +32,8 @@ class Action(StrEnum):
     RESOLVE = "resolve"
     SEND_BACK = "send_back"
     WITHDRAW = "withdraw"
+    WAIVE_TEXTS = "waive_texts"
+    """Go on without texts that cannot be read, or do not have the hash that was given."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,6 +104,8 @@ def _verb(
             return lambda session, id_: service.send_back(session, id_, by=by, at=at)
         case Action.WITHDRAW:
             return lambda session, id_: service.withdraw(session, id_, by=by, at=at)
+        case Action.WAIVE_TEXTS:
+            return lambda session, id_: scan.waive(session, id_, by=by, at=at)
 
 
 def _one(

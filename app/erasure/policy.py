@@ -10,7 +10,7 @@ from decimal import Decimal
 from functools import cache
 from hashlib import sha256
 from importlib.resources import files
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt
 
@@ -35,7 +35,7 @@ class Rule(BaseModel):
     grounds: frozenset[str] | None = None
     """Applies only where a record is exempt on one of these grounds; None: to every request."""
     near_duplicates: bool = False
-    """Applies only where a person adopted near duplicates into the set."""
+    """Applies only where a person adopted into the set what was proposed: near duplicates, or mentions."""
     people: PositiveInt
     level: Level = LEVELS[0]
     of_level: NonNegativeInt = 0
@@ -68,6 +68,24 @@ class NearDuplicates(BaseModel):
     """At once; the others come once these are decided."""
 
 
+class TextScan(BaseModel):
+    """Whether what a person is known by is sought in what all records say, and what of it."""
+
+    model_config = _STRICT
+
+    search: bool
+    types_besides: frozenset[str]
+    """Types that are never sought, as many people share what they say."""
+    characters_least: PositiveInt
+    """Shorter identifiers stand in too many texts that mean something else."""
+    proposals_most: Annotated[int, Field(ge=1, le=10_000)]
+    """At once; the others come once these are decided."""
+
+    def seeks(self, type_: str) -> bool:
+        """Return whether identifiers of a type are sought."""
+        return self.search and type_ not in self.types_besides
+
+
 class RequestsPolicy(BaseModel):
     """Approvals, warnings, holds; frozen and versioned."""
 
@@ -80,6 +98,7 @@ class RequestsPolicy(BaseModel):
     """From so many days before the date on, a person is asked for."""
     hold_days_longest: PositiveInt
     near_duplicates: NearDuplicates
+    text_scan: TextScan
     approvals: Annotated[tuple[Rule, ...], Field(min_length=1)]
 
     @property
@@ -88,6 +107,7 @@ class RequestsPolicy(BaseModel):
         plain = self.model_dump(mode="json")
         for rule in plain["approvals"]:
             rule["grounds"] = sorted(rule["grounds"]) if rule["grounds"] is not None else None
+        plain["text_scan"]["types_besides"] = sorted(plain["text_scan"]["types_besides"])
         return sha256(canonical.encode(plain)).hexdigest()
 
     def rules_for(self, records: int, grounds: Collection[str], *, near: bool) -> tuple[Rule, ...]:
@@ -112,8 +132,7 @@ def load(name: str) -> RequestsPolicy:
     """Return the policy of that name; a KeyError if there is none."""
     if name not in names():
         raise KeyError(name)
-    text = (files(__package__) / "policies" / f"{name}.toml").read_text(encoding="utf-8")
-    policy = RequestsPolicy.model_validate(tomllib.loads(text))
+    policy = RequestsPolicy.model_validate(_written(name))
     assert any(
         rule.records_over is None and rule.grounds is None and not rule.near_duplicates
         for rule in policy.approvals
@@ -131,6 +150,19 @@ def names() -> list[str]:
     """Return the policies there are."""
     found = (each.name for each in (files(__package__) / "policies").iterdir())
     return sorted(name.removesuffix(".toml") for name in found if name.endswith(".toml"))
+
+
+def _written(name: str) -> dict[str, Any]:
+    """Return a policy as it is written; one that extends another says only in what it differs."""
+    text = (files(__package__) / "policies" / f"{name}.toml").read_text(encoding="utf-8")
+    said = tomllib.loads(text)
+    base = said.pop("extends", None)
+    if base is None:
+        return said
+    whole = _written(base)
+    for key, value in said.items():
+        whole[key] = {**whole[key], **value} if isinstance(value, dict) else value
+    return whole
 
 
 def _level(name: str) -> Level:

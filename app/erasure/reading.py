@@ -36,6 +36,9 @@ class NamedRecord:
     declined: bool
     near: int | None
     jaccard: float | None
+    found_by: tuple[str, ...]
+    """The types of the identifiers that it says, where it was found by its text."""
+    mentions: int | None
     exempt: str | None
     erased_at: datetime | None
 
@@ -172,6 +175,8 @@ def records(session: Session, request_id: UUID, *, after: int, limit: int) -> li
             declined=row["decision"] == "declined",
             near=row["near_id"],
             jaccard=row["jaccard"],
+            found_by=tuple(row["found_by"] or ()),
+            mentions=row["mentions"],
             exempt=row["exempt"],
             erased_at=row["erased_at"],
         )

@@ -86,7 +86,10 @@ def receive(
     going = [place for place, problem in enumerate(became) if problem is None]
     found = _located(session, [asked[place] for place in going], [named.get(place, ()) for place in going])
     requests = [_request(each, calendar, rules) for each in found]
-    looks = looking.first(session, requests, [each.set for each in found])
+    sets = [each.set for each in found]
+    looks = looking.of_new(
+        session, requests, sets, [each.asked.written.get(Field.IDENTIFIERS) for each in found]
+    )
     told = [
         _decide(request, each, look, calendar=calendar)
         for request, each, look in zip(requests, found, looks, strict=True)
@@ -105,11 +108,11 @@ def receive(
             for record_id in _names(each)
         ]
     )
-    for request, each, look, story in zip(requests, found, looks, told, strict=True):
+    if requests:
+        looking.begin_new(session, requests, sets, at=requests[0].received_at)
+    for request, each, story in zip(requests, found, told, strict=True):
         for event in story:
             audit.record(session, event)
-        if look is Standing.SEARCHING and each.set is not None:
-            looking.begin(session, request, each.set, at=request.received_at)
         if each.set is None and Field.IDENTIFIERS in each.asked.written:
             identity.begin(session, request.id, at=request.received_at)
     failpoints.reach("intake.located")

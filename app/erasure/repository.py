@@ -330,7 +330,7 @@ class ErasureRequests:
         ).all()
 
     def records_page(self, request_id: UUID, *, after: int, limit: int) -> Sequence[RowMapping]:
-        """Return a page of the same and of what is proposed, by id: nearest to which, and how near."""
+        """Return a page of the same and of what is proposed, by id, and by what it was found."""
         named = select(RequestRecord.record_id, RequestRecord.exempt).where(
             RequestRecord.request_id == request_id, RequestRecord.record_id > after
         )
@@ -338,6 +338,8 @@ class ErasureRequests:
             RequestProposal.record_id,
             RequestProposal.near_id,
             RequestProposal.jaccard,
+            RequestProposal.found_by,
+            RequestProposal.mentions,
             RequestProposal.decision,
         ).where(RequestProposal.request_id == request_id, RequestProposal.record_id > after)
         one, other = named.subquery(), proposed.subquery()
@@ -353,6 +355,8 @@ class ErasureRequests:
                     one.c.record_id.is_not(None).label("named"),
                     other.c.near_id,
                     other.c.jaccard,
+                    other.c.found_by,
+                    other.c.mentions,
                     other.c.decision,
                 )
                 .select_from(both)

@@ -41,7 +41,7 @@ TEXT_MAX = 4000
 STRICT = ConfigDict(extra="forbid", hide_input_in_errors=True)
 HOLD_DAYS_MAX = policy.load("default").hold_days_longest
 
-IndexState = Literal["searched", "searching", "unavailable", "waived", "off"]
+IndexState = Literal["searched", "searching", "unavailable", "hashed", "waived", "off"]
 IdentifierType = Annotated[str, StringConstraints(pattern=content.TYPE_PATTERN)]
 
 
@@ -210,26 +210,41 @@ class ExemptionIn(BaseModel):
 
 
 class ResolutionIn(BaseModel):
-    """What becomes of near duplicates that are proposed: of these, or of all that nobody has decided on.
+    """What becomes of records that are proposed: of these, or of all that nobody has decided on.
 
-    `waive` goes on without them where they cannot be sought; it takes no records.
+    They are near duplicates, or name the person (`texts`): one kind at a time. `waive` goes on without them
+    where they cannot be sought; it takes no records.
     """
 
     model_config = example(
         {"near_duplicates": "adopt", "records": ["rec_1044"]},
         {"near_duplicates": "decline"},
         {"near_duplicates": "waive"},
+        {"texts": "adopt", "records": ["rec_2071"]},
     )
 
-    near_duplicates: Literal["adopt", "decline", "waive"]
+    near_duplicates: Literal["adopt", "decline", "waive"] | None = None
+    texts: Literal["adopt", "decline", "waive"] | None = None
     records: Annotated[list[RecordId], Field(min_length=1, max_length=RECORD_IDS_MAX)] | None = None
 
     @model_validator(mode="after")
     def waived_as_a_whole(self) -> Self:
         """Take no records where nothing is known of any."""
-        if self.near_duplicates == "waive" and self.records is not None:
+        if self.decision == "waive" and self.records is not None:
             raise PydanticCustomError("waive_takes_no_records", "waive takes no records")
         return self
+
+    @model_validator(mode="after")
+    def of_one_kind(self) -> Self:
+        """Decide on near duplicates or on what was found in texts: a list of records is of one of them."""
+        if (self.near_duplicates is None) == (self.texts is None):
+            raise PydanticCustomError("one_decision", "near_duplicates or texts")
+        return self
+
+    @property
+    def decision(self) -> str | None:
+        """Return what is decided."""
+        return self.near_duplicates or self.texts
 
     def ids(self) -> list[int] | None:
         """Return the rows' ids."""
@@ -363,7 +378,8 @@ SHOWN: dict[str, Any] = {
     "records_exempt": 0,
     "records_near": 0,
     "proposals_open": 0,
-    "indexes": {"subjects": "searched", "near_duplicates": "searched"},
+    "records_mentioning": 0,
+    "indexes": {"subjects": "searched", "near_duplicates": "searched", "texts": "searched"},
     "ground": None,
     "notified_on": None,
     "concluded_at": None,
@@ -438,10 +454,15 @@ class RequestOut(Receipt):
     records_exempt: int
     records_near: int
     """Of the records, how many were adopted as near duplicates of others."""
+    records_mentioning: int
+    """Of the records, how many were adopted as they say what the person is known by."""
     proposals_open: int
-    """Near duplicates that nobody has decided on; until then it is not approved."""
+    """Proposed records that nobody has decided on; until then it is not approved."""
     indexes: dict[str, IndexState]
-    """Where was looked: with one `unavailable`, nothing found is not said."""
+    """Where was looked: with one `unavailable` or `hashed`, nothing found is not said.
+
+    `hashed`: something that the person is known by came as a hash, which is in no text.
+    """
     ground: str | None
     notified_on: date | None
     """When the person was told of a refusal, in whole or in part."""
@@ -493,7 +514,25 @@ class CertificateLink(BaseModel):
 
 
 class RecordOut(BaseModel):
-    """A record that a request names, or that is near to one of these; never what it says."""
+    """A record that a request names, or that is proposed to it, and by what; never what it says."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "id": "rec_2071",
+                    "dataset": "ds_01kaj9cz2ye7ta5k3w8r6v4m1h",
+                    "action": "proposed",
+                    "ground": None,
+                    "near": None,
+                    "jaccard": None,
+                    "identifiers": ["email", "phone"],
+                    "mentions": 3,
+                    "erased_at": None,
+                }
+            ]
+        }
+    )
 
     id: RecordId
     dataset: DatasetId
@@ -503,6 +542,10 @@ class RecordOut(BaseModel):
     """The record that it is nearest to, where it came as a near duplicate."""
     jaccard: float | None
     """How much of their shingles both share, from 0 to 1."""
+    identifiers: list[str]
+    """The types of those that it says, where the text scan found it; never a value."""
+    mentions: int | None
+    """How often it says them."""
     erased_at: datetime | None
 
 
@@ -585,6 +628,7 @@ def shown(view: View, now: datetime) -> RequestOut:
         approvals_needed=view.approvals_needed,
         records_exempt=request.records_exempt,
         records_near=request.records_near,
+        records_mentioning=request.records_mentioning,
         proposals_open=request.proposals_open,
         indexes=request.indexes,
         ground=request.ground,
@@ -643,6 +687,8 @@ def record_out(record: NamedRecord) -> RecordOut:
         ground=record.exempt,
         near=None if record.near is None else f"rec_{record.near}",
         jaccard=None if record.jaccard is None else round(record.jaccard, 3),
+        identifiers=list(record.found_by),
+        mentions=record.mentions,
         erased_at=record.erased_at,
     )
 

@@ -114,7 +114,7 @@ def approve(
         [*given.values(), level],
         records=request.records_matched,
         grounds=current.grounds,
-        near=bool(request.records_near),
+        near=bool(request.records_near or request.records_mentioning),
     )
     if enough and current.grounds and request.notified_on is None:
         raise Conflict("the person must be told what is kept and why", code="notice-missing")
@@ -419,9 +419,9 @@ def _ready(request: ErasureRequest) -> None:
     if request.state == State.TRIAGE and request.legal_hold:
         raise Conflict("the request stands under a hold", code="on-hold")
     if request.state == State.TRIAGE and request.proposals_open:
-        raise Conflict("near duplicates are proposed; decide on them first", code="proposals-undecided")
+        raise Conflict("records are proposed; decide on them first", code="proposals-undecided")
     if request.state == State.TRIAGE and "searching" in request.indexes.values():
-        raise Conflict("near duplicates are still being sought", code="search-open")
+        raise Conflict("near duplicates, or mentions, are still being sought", code="search-open")
     if request.state != State.AWAITING_APPROVAL:
         raise Conflict(f"the request is {request.state}", code="not-possible-now")
     if request.clock_paused:

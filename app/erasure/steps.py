@@ -18,6 +18,7 @@ from app.erasure.holds.repository import Holds
 from app.erasure.lifecycle import STAGES, State, advance, weakest
 from app.erasure.near import looking
 from app.erasure.near.looking import Standing
+from app.erasure.near.repository import Searches
 from app.erasure.repository import ErasureRequests
 from app.errors import Conflict, Forbidden, Invalid, NotFound
 from app.storage.database import Session
@@ -28,6 +29,7 @@ PARTIAL = "partial"
 
 INDEX_UNAVAILABLE = "index_unavailable"
 NEAR_DUPLICATES = "near_duplicates"
+TEXT_SCAN = "text_scan"
 
 Expected = Collection[int] | None
 """The versions that a caller has seen; None: whichever it is."""
@@ -102,7 +104,9 @@ def approvals_needed(session: Session, request: ErasureRequest) -> int:
     elif request.records_exempt:
         grounds = ErasureRequests(session).grounds(request.id)
     return policy.load(request.policy).people_needed(
-        records=request.records_matched, grounds=grounds, near=bool(request.records_near)
+        records=request.records_matched,
+        grounds=grounds,
+        near=bool(request.records_near or request.records_mentioning),
     )
 
 
@@ -175,7 +179,8 @@ def locate(session: Session, request: ErasureRequest, *, at: datetime) -> None:
     )
     standing = looking.look(session, request, current, at=at)
     if standing is Standing.UNDECIDED:
-        _wait(session, request, NEAR_DUPLICATES, at=at)
+        near = Searches(session).counts(request.id).near_open
+        _wait(session, request, NEAR_DUPLICATES if near else TEXT_SCAN, at=at)
     elif standing is Standing.AWAY:
         _wait(session, request, INDEX_UNAVAILABLE, at=at)
     elif standing is Standing.SEARCHING:

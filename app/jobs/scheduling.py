@@ -56,7 +56,9 @@ class Standing:
 def model_of(session: Session, stage: Stage, id: UUID) -> UUID | None:  # noqa: A002  the bell's word
     """Return the model whose lease a stage needs; None where none is needed or none exists."""
     match stage:
-        case Stage.REGISTER | Stage.SKETCH | Stage.IMPORT | Stage.CHALLENGE | Stage.SEARCH | Stage.AUDIT:
+        case Stage.REGISTER | Stage.SKETCH | Stage.IMPORT | Stage.CHALLENGE | Stage.AUDIT:
+            return None
+        case Stage.SEARCH | Stage.SCAN:
             return None
         case Stage.PLAN:
             return id

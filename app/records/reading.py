@@ -2,6 +2,7 @@
 
     Scan       reads a source from end to end, hashing its bytes; the registration's way
     contents   reads chosen records and compares each with its keyed hash; the trainer's way
+    everything reads every record, and compares the whole with its digest; the way of who looks for something
 
 JSONL is read by byte offset, Parquet by row group; anything fsspec knows can be the source. At no
 time is more held than one chunk and one line (one batch of rows). Knows no database.
@@ -176,10 +177,29 @@ def contents(
     except BadLine:
         raise DatasetChanged(source.dataset_id) from None
     except (OSError, ImportError):
-        # The reason may quote the path or the line; its kind is enough here.
-        raise Unavailable(
-            f"the file of dataset {source.dataset_id} cannot be read", code="dataset-unreadable"
-        ) from None
+        raise _unreadable(source) from None
+
+
+def everything(source: Source) -> Iterator[Line]:
+    """Return what every record says, in the file's order; nothing is to be believed before its end."""
+    try:
+        with opened(source.uri) as file:
+            scan = Scan(file, format=source.format)
+            if source.size_bytes is not None and scan.size_bytes != source.size_bytes:
+                raise DatasetChanged(source.dataset_id)
+            for entry in scan.entries():
+                yield entry.line
+            if source.digest is not None and not hmac.compare_digest(scan.digest, source.digest):
+                raise DatasetChanged(source.dataset_id)
+    except BadLine:
+        raise DatasetChanged(source.dataset_id) from None
+    except (OSError, ImportError):
+        raise _unreadable(source) from None
+
+
+def _unreadable(source: Source) -> Unavailable:
+    """Return the fact alone: the reason may quote the path or the line."""
+    return Unavailable(f"the file of dataset {source.dataset_id} cannot be read", code="dataset-unreadable")
 
 
 def _compare(source: Source, record: RecordRow, line: Line, content_key: bytes) -> None:

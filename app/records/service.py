@@ -216,6 +216,14 @@ def contents(
     return reading.contents(where, records, content_key=content_key)
 
 
+def everything(where: Source) -> Iterator[Line]:
+    """Return what every record says, erased or not, in file order; to be believed once it is at its end.
+
+    `Conflict` (`dataset-changed`) if the file changed, `Unavailable` if it cannot be read; needs no session.
+    """
+    return reading.everything(where)
+
+
 def training_records(session: Session, dataset_id: UUID, model_id: UUID | None = None) -> Sequence[RecordRow]:
     """Return the records that may be trained on: of the train arm, and not erased.
 

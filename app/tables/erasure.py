@@ -13,6 +13,7 @@ from sqlalchemy import (
     Index,
     LargeBinary,
     Text,
+    Uuid,
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.orm import Mapped, mapped_column, relationship
@@ -120,10 +121,12 @@ class ErasureRequest(Base):
     records_exempt: Mapped[int] = mapped_column(default=0)
     records_near: Mapped[int] = mapped_column(default=0, server_default="0")
     """Of the records, how many a person adopted as near duplicates of others."""
+    records_mentioning: Mapped[int] = mapped_column(default=0, server_default="0")
+    """Of the records, how many a person adopted as they say what the person is known by."""
     proposals_open: Mapped[int] = mapped_column(default=0, server_default="0")
     """Proposals that nobody has decided on."""
     indexes: Mapped[dict[str, str]] = mapped_column(JSONB, default=dict, server_default="{}")
-    """Where was looked: each index `searched`, `searching`, `unavailable`, `waived` or `off`."""
+    """Where was looked: each index `searched`, `searching`, `unavailable`, `hashed`, `waived` or `off`."""
     concluded_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
     ground: Mapped[str | None] = mapped_column(Text)
     """Why it was rejected, as an article's code."""
@@ -251,12 +254,46 @@ class RequestSearch(Base):
     """It found more than one person can look at; once these are decided it begins again."""
 
 
+class RequestScan(Base):
+    """A scan of all texts for what the person of one request is known by; owed to a worker, or done."""
+
+    __tablename__ = "request_scans"
+    __table_args__ = (
+        CheckConstraint(one_of("state", "open", "done"), name="state"),
+        Index("ix_request_scans_open", "next_at", postgresql_where="state = 'open'"),
+    )
+
+    request_id: Mapped[UUID] = mapped_column(
+        ForeignKey("erasure_requests.id", ondelete="CASCADE"), primary_key=True
+    )
+    state: Mapped[str] = mapped_column(Text, default="open")
+    datasets: Mapped[list[UUID]] = mapped_column(ARRAY(Uuid), default=list)
+    """Those that were read to the end, or that somebody goes on without."""
+    records: Mapped[int] = mapped_column(BigInteger, default=0)
+    """How many were read."""
+    tries: Mapped[int] = mapped_column(default=0)
+    next_at: Mapped[datetime] = mapped_column(DateTime(timezone=True))
+    """Before that it is nobody's turn: what it needs was away a moment ago."""
+    claimed_until: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    """Until then a worker is reading; it says so again and again."""
+    more: Mapped[bool] = mapped_column(Boolean, default=False)
+    """It found more than one person can look at; once these are decided it begins again."""
+    waived: Mapped[bool] = mapped_column(Boolean, default=False)
+    """Somebody went on without what could not be read, or sought."""
+
+
 class RequestProposal(Base):
-    """A record that may concern a request, as it says nearly the same as one that does; a person decides."""
+    """A record that may concern a request, and by what it was found; a person decides.
+
+    It says nearly the same as one that does, or names what the person is known by.
+    """
 
     __tablename__ = "request_proposals"
     __table_args__ = (
         CheckConstraint("jaccard > 0 AND jaccard <= 1", name="jaccard"),
+        CheckConstraint("num_nonnulls(near_id, found_by) > 0", name="found"),
+        CheckConstraint("(near_id IS NULL) = (jaccard IS NULL)", name="near"),
+        CheckConstraint("(found_by IS NULL) = (mentions IS NULL)", name="mentions"),
         CheckConstraint(f"decision IS NULL OR {one_of('decision', *DECISIONS)}", name="decision"),
         CheckConstraint("(decision IS NULL) = (decided_by IS NULL)", name="decided_by"),
     )
@@ -267,9 +304,13 @@ class RequestProposal(Base):
     record_id: Mapped[int] = mapped_column(
         BigInteger, ForeignKey("records.id", ondelete="CASCADE"), primary_key=True
     )
-    near_id: Mapped[int] = mapped_column(BigInteger, ForeignKey("records.id", ondelete="CASCADE"))
+    near_id: Mapped[int | None] = mapped_column(BigInteger, ForeignKey("records.id", ondelete="CASCADE"))
     """The record of the set that it is nearest to."""
-    jaccard: Mapped[float]
+    jaccard: Mapped[float | None]
+    found_by: Mapped[list[str] | None] = mapped_column(ARRAY(Text))
+    """The types of the identifiers that it says; never which."""
+    mentions: Mapped[int | None]
+    """How often it says them."""
     decision: Mapped[str | None] = mapped_column(Text)
     decided_by: Mapped[UUID | None] = mapped_column(ForeignKey("principals.id"))
     created_at: Mapped[CreatedAt]

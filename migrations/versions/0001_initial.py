@@ -311,6 +311,7 @@ def upgrade() -> None:
         sa.Column("identity_method", sa.Text(), nullable=True),
         sa.Column("records_exempt", sa.Integer(), nullable=False),
         sa.Column("records_near", sa.Integer(), server_default="0", nullable=False),
+        sa.Column("records_mentioning", sa.Integer(), server_default="0", nullable=False),
         sa.Column("proposals_open", sa.Integer(), server_default="0", nullable=False),
         sa.Column("indexes", postgresql.JSONB(astext_type=sa.Text()), server_default="{}", nullable=False),
         sa.Column("concluded_at", sa.DateTime(timezone=True), nullable=True),
@@ -995,8 +996,10 @@ def upgrade() -> None:
         "request_proposals",
         sa.Column("request_id", sa.Uuid(), nullable=False),
         sa.Column("record_id", sa.BigInteger(), nullable=False),
-        sa.Column("near_id", sa.BigInteger(), nullable=False),
-        sa.Column("jaccard", sa.Float(), nullable=False),
+        sa.Column("near_id", sa.BigInteger(), nullable=True),
+        sa.Column("jaccard", sa.Float(), nullable=True),
+        sa.Column("found_by", postgresql.ARRAY(sa.Text()), nullable=True),
+        sa.Column("mentions", sa.Integer(), nullable=True),
         sa.Column("decision", sa.Text(), nullable=True),
         sa.Column("decided_by", sa.Uuid(), nullable=True),
         sa.Column(
@@ -1006,6 +1009,11 @@ def upgrade() -> None:
             nullable=False,
         ),
         sa.CheckConstraint("jaccard > 0 AND jaccard <= 1", name=op.f("ck_request_proposals_jaccard")),
+        sa.CheckConstraint("num_nonnulls(near_id, found_by) > 0", name=op.f("ck_request_proposals_found")),
+        sa.CheckConstraint("(near_id IS NULL) = (jaccard IS NULL)", name=op.f("ck_request_proposals_near")),
+        sa.CheckConstraint(
+            "(found_by IS NULL) = (mentions IS NULL)", name=op.f("ck_request_proposals_mentions")
+        ),
         sa.CheckConstraint(
             "decision IS NULL OR decision IN ('adopted', 'declined')",
             name=op.f("ck_request_proposals_decision"),
@@ -1029,6 +1037,33 @@ def upgrade() -> None:
             ondelete="CASCADE",
         ),
         sa.PrimaryKeyConstraint("request_id", "record_id", name=op.f("pk_request_proposals")),
+    )
+    op.create_table(
+        "request_scans",
+        sa.Column("request_id", sa.Uuid(), nullable=False),
+        sa.Column("state", sa.Text(), nullable=False),
+        sa.Column("datasets", postgresql.ARRAY(sa.Uuid()), nullable=False),
+        sa.Column("records", sa.BigInteger(), nullable=False),
+        sa.Column("tries", sa.Integer(), nullable=False),
+        sa.Column("next_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("claimed_until", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("more", sa.Boolean(), nullable=False),
+        sa.Column("waived", sa.Boolean(), nullable=False),
+        sa.CheckConstraint("state IN ('open', 'done')", name=op.f("ck_request_scans_state")),
+        sa.ForeignKeyConstraint(
+            ["request_id"],
+            ["erasure_requests.id"],
+            name=op.f("fk_request_scans_request_id"),
+            ondelete="CASCADE",
+        ),
+        sa.PrimaryKeyConstraint("request_id", name=op.f("pk_request_scans")),
+    )
+    op.create_index(
+        "ix_request_scans_open",
+        "request_scans",
+        ["next_at"],
+        unique=False,
+        postgresql_where="state = 'open'",
     )
     op.create_table(
         "request_searches",
@@ -1555,6 +1590,8 @@ def downgrade() -> None:
         "ix_request_searches_open", table_name="request_searches", postgresql_where="state = 'open'"
     )
     op.drop_table("request_searches")
+    op.drop_index("ix_request_scans_open", table_name="request_scans", postgresql_where="state = 'open'")
+    op.drop_table("request_scans")
     op.drop_table("request_proposals")
     op.drop_index("ix_record_sketches_bands", table_name="record_sketches", postgresql_using="gin")
     op.drop_table("record_sketches")

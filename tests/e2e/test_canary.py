@@ -214,7 +214,7 @@ def put_in(service: Service, person: Person, canaries: Canaries) -> tuple[list[h
         made = service.call("POST", "/v1/erasure-requests", json=body, headers=headers | key)
         assert made.status_code == httpx.codes.CREATED
         requests.append(made.json()["id"])
-        approval = {"record_set_hash": made.json()["record_set_hash"]}
+        approval = {"record_set_hash": service.found(requests[-1])}
         path = f"/v1/erasure-requests/{requests[-1]}/approvals"
         answers += [made, service.call("POST", path, by="reviewer", json=approval, headers=headers)]
     return [*answers, *refused(service, canaries, headers)], requests

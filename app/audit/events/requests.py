@@ -147,6 +147,34 @@ class ProposalsDecided(Event):
 
 
 @dataclass(frozen=True)
+class TextsSought(Event):
+    """What a person is known by was sought in all texts: so many identifiers, and hashes that no text has."""
+
+    KIND: ClassVar[str] = "request.scanned"
+
+    request: UUID
+    identifiers: int
+    hashed: int
+    datasets: int
+    records: int
+    proposed: int
+    at: datetime
+
+
+@dataclass(frozen=True)
+class TextsDecided(Event):
+    """A person adopted records that name the subject, or declined them; or goes on without (`waived`)."""
+
+    KIND: ClassVar[str] = "request.texts"
+
+    request: UUID
+    principal: UUID
+    decision: str
+    records: int
+    at: datetime
+
+
+@dataclass(frozen=True)
 class TargetMoved(Event):
     """One model's part of a request is at another stage now."""
 

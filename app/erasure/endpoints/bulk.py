@@ -28,6 +28,7 @@ SCOPES = {
     Action.RESOLVE: Scope.REQUESTS_RESOLVE,
     Action.SEND_BACK: Scope.REQUESTS_REVIEW,
     Action.WITHDRAW: Scope.REQUESTS_WITHDRAW,
+    Action.WAIVE_TEXTS: Scope.REQUESTS_RESOLVE,
 }
 
 RequestsAct = Annotated[Caller, Depends(Acting(Scope.REQUESTS_READ), scope="function")]

@@ -8,6 +8,7 @@ from app.auth.dependencies import RequestsResolve, RequestsReview, RequestsWithd
 from app.erasure import service
 from app.erasure.endpoints.requests import receipt_of
 from app.erasure.near import service as near
+from app.erasure.scan import service as scan
 from app.erasure.schemas import ApprovalIn, ExemptionIn, Receipt, RejectionIn, ResolutionIn
 from app.errors import Conflict, Forbidden, Invalid, NotFound
 from app.http import preconditions
@@ -35,19 +36,20 @@ def resolve_request(
     response: Response,
     body: ResolutionIn | None = None,
 ) -> Receipt:
-    """Search again, as something could not be searched or was added since; or decide on near duplicates.
+    """Search again, as something could not be searched or was added since; or decide on what is proposed.
 
-    Approvals are void; of a set into which near duplicates were adopted, two people approve.
+    Approvals are void; of a set into which anything proposed was adopted, two people approve.
     """
+    verbs = scan if body is not None and body.texts is not None else near
     if body is None:
         view = service.resolve(session, request_id, expecting=expecting, at=now)
-    elif body.near_duplicates == "waive":
-        view = near.waive(session, request_id, by=caller, expecting=expecting, at=now)
+    elif body.decision == "waive":
+        view = verbs.waive(session, request_id, by=caller, expecting=expecting, at=now)
     else:
-        view = near.decide(
+        view = verbs.decide(
             session,
             request_id,
-            adopt=body.near_duplicates == "adopt",
+            adopt=body.decision == "adopt",
             record_ids=body.ids(),
             by=caller,
             expecting=expecting,

@@ -25,6 +25,7 @@ from app.tables import (
     OpenDsrRequest,
     RequestProposal,
     RequestRecord,
+    RequestScan,
     RequestSearch,
     RequestSecrets,
     RequestTarget,
@@ -170,7 +171,7 @@ class Purges:
             .values(fingerprint=b"", callback_urls=[])
             .execution_options(synchronize_session=False)
         )
-        for row in (RequestProposal, RequestSearch, IdentityChallenge):
+        for row in (RequestProposal, RequestSearch, RequestScan, IdentityChallenge):
             self.session.execute(
                 delete(row).where(row.request_id == request_id).execution_options(synchronize_session=False)
             )

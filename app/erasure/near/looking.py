@@ -1,7 +1,8 @@
 """Whether anything may be near to what a request concerns, asked with each search for certain matches.
 
 One question to the index, in the caller's transaction; only where something shares a band is a worker
-asked to read. Keeps on the request which indexes were searched (R15), and says what follows.
+asked to read. Keeps on the request which indexes were searched (R15), the texts among them
+(`app.erasure.scan`), and says what follows.
 """
 
 from collections.abc import Sequence
@@ -11,11 +12,14 @@ from enum import Enum
 from app import queue
 from app.erasure import policy
 from app.erasure.matching import RecordSet
-from app.erasure.near.repository import NEAR, Indexes, Searches
+from app.erasure.near.repository import NEAR, Counts, Indexes, Searches
+from app.erasure.scan import looking as scanning
+from app.erasure.scan.repository import TEXTS
 from app.queue import Stage
 from app.storage.database import Session
 from app.tables import ErasureRequest, RequestSearch
 
+NONE = Counts(0, 0, 0, 0)
 RECORDS_AT_ONCE_MAX = 100
 """Of larger sets a worker looks, without being asked first whether there is anything to look at."""
 
@@ -26,13 +30,34 @@ class Standing(Enum):
     """What follows for the request."""
 
     CLEAR = "clear"
-    """Nothing is near, all of it is decided on, or somebody goes on without."""
+    """Nothing else is found, all of it is decided on, or somebody goes on without."""
     MISSING = "missing"
-    """Some index is not there: what was found can be shown, "nothing" cannot be said."""
+    """Some index is not there, or cannot answer: what was found can be shown, "nothing" cannot be said."""
     SEARCHING = "searching"
     AWAY = "away"
     """There is something to look at, and it cannot be read now."""
     UNDECIDED = "undecided"
+
+
+def of_new(
+    session: Session,
+    requests: Sequence[ErasureRequest],
+    sets: Sequence[RecordSet | None],
+    written: Sequence[bytes | None],
+) -> list[Standing | None]:
+    """Ask all indexes about new requests, the texts among them; None of one without a set.
+
+    What the people are known by is given as it is about to be sealed. What is owed is begun by `begin_new`.
+    """
+    found = first(session, requests, sets)
+    texts = scanning.first(session, requests, written)
+    for place, (request, standing, text) in enumerate(zip(requests, found, texts, strict=True)):
+        if standing is None:
+            continue
+        request.indexes = {**request.indexes, TEXTS: text}
+        if standing is not Standing.SEARCHING:
+            found[place] = Standing.SEARCHING if text == SEARCHING else _clear(request)
+    return found
 
 
 def first(
@@ -66,6 +91,25 @@ def _first(request: ErasureRequest, indexes: Indexes, *, owed: bool) -> Standing
     return Standing.MISSING if UNAVAILABLE in (certain, near) else Standing.CLEAR
 
 
+def begin_new(
+    session: Session,
+    requests: Sequence[ErasureRequest],
+    sets: Sequence[RecordSet | None],
+    *,
+    at: datetime,
+) -> None:
+    """Owe new requests, now that they are stored, what `of_new` found to be owed to them."""
+    for request, current in zip(requests, sets, strict=True):
+        if current is not None and request.indexes[NEAR] == SEARCHING:
+            begin(session, request, current, at=at)
+    scanned = [
+        request
+        for request, current in zip(requests, sets, strict=True)
+        if current is not None and request.indexes[TEXTS] == SEARCHING
+    ]
+    scanning.begin(session, scanned, at=at)
+
+
 def begin(session: Session, request: ErasureRequest, current: RecordSet, *, at: datetime) -> None:
     """Owe a search to exactly this set, and ring for it."""
     Searches(session).put(request.id, current.hash, state="open", at=at)
@@ -84,22 +128,32 @@ def look(session: Session, request: ErasureRequest, current: RecordSet, *, at: d
     sets = [id_ for id_, _ in current.records]
     few = len(sets) <= RECORDS_AT_ONCE_MAX
     found = searches.indexes(request.id, sets if few else ())
-    request.proposals_open, adopted = searches.counts(request.id) if known is not None else (0, 0)
-    request.records_near = adopted
+    counts = searches.counts(request.id) if request.indexes else NONE
+    request.proposals_open = counts.open
+    request.records_near, request.records_mentioning = counts.near_adopted, counts.texts_adopted
     near = OFF
     if policy.load(request.policy).near_duplicates.search:
-        near = _near(session, request, known, current, may_be=found.candidates or not few, at=at)
+        near = _near(
+            session, request, known, current, counts.near_open, may_be=found.candidates or not few, at=at
+        )
         if near == SEARCHED and found.unsketched:
             near = UNAVAILABLE
     certain = UNAVAILABLE if found.registering else SEARCHED
-    request.indexes = {_certain(request): certain, NEAR: near}
+    texts = scanning.look(session, request, undecided=counts.texts_open, at=at)
+    request.indexes = {_certain(request): certain, NEAR: near, TEXTS: texts}
     if request.proposals_open:
         return Standing.UNDECIDED
-    if near == SEARCHING:
+    if SEARCHING in (near, texts):
         return Standing.SEARCHING
-    if near == UNAVAILABLE and _is_open(known, current):
+    if texts == UNAVAILABLE or (near == UNAVAILABLE and _is_open(known, current)):
         return Standing.AWAY
-    return Standing.MISSING if UNAVAILABLE in request.indexes.values() else Standing.CLEAR
+    return _clear(request)
+
+
+def _clear(request: ErasureRequest) -> Standing:
+    """Return whether "nothing" can be said of every index."""
+    nowhere = {UNAVAILABLE, scanning.HASHED}.intersection(request.indexes.values())
+    return Standing.MISSING if nowhere else Standing.CLEAR
 
 
 def _near(
@@ -107,6 +161,7 @@ def _near(
     request: ErasureRequest,
     known: RequestSearch | None,
     current: RecordSet,
+    undecided: int,
     *,
     may_be: bool,
     at: datetime,
@@ -119,7 +174,7 @@ def _near(
             return UNAVAILABLE if known.tries else SEARCHING
         if not known.more:
             return SEARCHED
-        if request.proposals_open:
+        if undecided:
             return SEARCHING
     if not may_be:
         return SEARCHED

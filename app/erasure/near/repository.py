@@ -58,6 +58,20 @@ class Candidate(NamedTuple):
     near: list[int]
 
 
+class Counts(NamedTuple):
+    """How many proposals are undecided, and how many were adopted: near duplicates, and what names people."""
+
+    near_open: int
+    near_adopted: int
+    texts_open: int
+    texts_adopted: int
+
+    @property
+    def open(self) -> int:
+        """Return how many are undecided."""
+        return self.near_open + self.texts_open
+
+
 class Proposed(NamedTuple):
     """A record, the one it is nearest to, and how near."""
 
@@ -274,31 +288,38 @@ class Searches:
         )
         return len(made.all())
 
-    def counts(self, request_id: UUID) -> tuple[int, int]:
+    def counts(self, request_id: UUID) -> Counts:
         """Return how many proposals are undecided, and how many were adopted."""
+        undecided, adopted = RequestProposal.decision.is_(None), RequestProposal.decision == "adopted"
+        near, texts = _by_text(texts=False), _by_text(texts=True)
         row = self.session.execute(
             select(
-                func.count().filter(RequestProposal.decision.is_(None)),
-                func.count().filter(RequestProposal.decision == "adopted"),
+                func.count().filter(near, undecided),
+                func.count().filter(near, adopted),
+                func.count().filter(texts, undecided),
+                func.count().filter(texts, adopted),
             ).where(RequestProposal.request_id == request_id)
         ).one()
-        return row[0], row[1]
+        return Counts(row[0], row[1], row[2], row[3])
 
-    def known(self, request_id: UUID, record_ids: Collection[int]) -> frozenset[int]:
-        """Return which of these records are proposals of the request, decided or not."""
+    def known(self, request_id: UUID, record_ids: Collection[int], *, texts: bool) -> frozenset[int]:
+        """Return which of these records are such proposals of the request, decided or not."""
         found = self.session.scalars(
             select(RequestProposal.record_id).where(
-                RequestProposal.request_id == request_id, _among(RequestProposal.record_id, record_ids)
+                RequestProposal.request_id == request_id,
+                _by_text(texts=texts),
+                _among(RequestProposal.record_id, record_ids),
             )
         )
         return frozenset(found)
 
     def decide(
-        self, request_id: UUID, record_ids: Collection[int] | None, decision: str, *, by: UUID
+        self, request_id: UUID, record_ids: Collection[int] | None, decision: str, *, texts: bool, by: UUID
     ) -> Sequence[int]:
         """Decide on these proposals, or on all undecided ones; return those for which that is a change."""
         query = update(RequestProposal).where(
             RequestProposal.request_id == request_id,
+            _by_text(texts=texts),
             RequestProposal.decision.is_distinct_from(decision),
         )
         if record_ids is None:
@@ -323,6 +344,11 @@ class Searches:
 NEAR = "near_duplicates"
 CERTAIN = ("subjects", "records")
 """What the indexes of a request are called: how its certain matches were found, and what may be near."""
+
+
+def _by_text(*, texts: bool) -> ColumnElement[bool]:
+    """Return the condition that a proposal names the person, however near it is besides; or does not."""
+    return RequestProposal.found_by.is_not(None) if texts else RequestProposal.found_by.is_(None)
 
 
 def _among(column: ColumnElement[int] | Any, record_ids: Collection[int]) -> ColumnElement[bool]:

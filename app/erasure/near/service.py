@@ -102,7 +102,7 @@ def conclude(
         ),
     )
     if request.state in BEFORE_APPROVAL:
-        _locate(session, request_id=request.id, at=at)
+        locate(session, request_id=request.id, at=at)
 
 
 def put_off(session: Session, search: Search, *, at: datetime) -> None:
@@ -129,7 +129,7 @@ def look_again(session: Session, request_id: UUID, *, at: datetime) -> None:
     """Search again for a request, as what was away is there; nothing happens if it has gone on."""
     request = steps.locked(session, request_id)
     if request.state in BEFORE_APPROVAL and not request.legal_hold and not request.clock_paused:
-        _locate(session, request_id=request.id, at=at)
+        locate(session, request_id=request.id, at=at)
 
 
 # What callers do ---------------------------------------------------------------------------------
@@ -142,37 +142,41 @@ def decide(
     adopt: bool,
     record_ids: Collection[int] | None,
     by: Caller,
+    texts: bool = False,
     expecting: Expected = None,
     at: datetime,
 ) -> View:
-    """Adopt near duplicates into the set, or decline them: these, or all that are undecided.
+    """Adopt what is proposed into the set, or decline it: these, or all that are undecided.
 
-    The set is bound anew, and every approval of it is void; of one with near duplicates two people approve.
+    Near duplicates, or (`texts`) what names the person. The set is bound anew, and every approval of it is
+    void; of one into which anything was adopted two people approve.
     """
     request = steps.locked(session, request_id, expecting=expecting)
     steps.person(by)
     if request.state not in BEFORE_APPROVAL:
         raise Conflict(f"the request is {request.state}", code="not-possible-now")
     searches = Searches(session)
+    counts = searches.counts(request.id)
     if record_ids is not None:
-        known = searches.known(request.id, record_ids)
+        known = searches.known(request.id, record_ids, texts=texts)
         unknown = [index for index, each in enumerate(record_ids) if each not in known]
         if unknown:
             raise Invalid(
                 "these records are not proposed",
                 errors=[(f"/records/{index}", "unknown") for index in unknown],
             )
-    elif not request.proposals_open:
+    elif not (counts.texts_open if texts else counts.near_open):
         raise Conflict("nothing is proposed that nobody has decided on", code="nothing-proposed")
     decision = "adopted" if adopt else "declined"
-    changed = searches.decide(request.id, record_ids, decision, by=by.principal_id)
+    changed = searches.decide(request.id, record_ids, decision, texts=texts, by=by.principal_id)
     named = {row.id for row in ErasureRequests(session).records(request.id)}
     if adopt:
         ErasureRequests(session).name_records(request.id, [each for each in changed if each not in named])
     else:
         searches.unname(request.id, [each for each in changed if each in named])
-    audit.record(session, events.ProposalsDecided(request.id, by.principal_id, decision, len(changed), at))
-    _locate(session, request_id=request.id, at=at)
+    decided = events.TextsDecided if texts else events.ProposalsDecided
+    audit.record(session, decided(request.id, by.principal_id, decision, len(changed), at))
+    locate(session, request_id=request.id, at=at)
     return steps.view(session, request)
 
 
@@ -185,18 +189,19 @@ def waive(
     if request.state not in BEFORE_APPROVAL:
         raise Conflict(f"the request is {request.state}", code="not-possible-now")
     if request.proposals_open:
-        raise Conflict("near duplicates are proposed; decide on them", code="proposals-undecided")
+        raise Conflict("records are proposed; decide on them", code="proposals-undecided")
     if request.indexes.get(NEAR) not in {SEARCHING, UNAVAILABLE}:
         raise Conflict("near duplicates were sought, or are not to be", code="nothing-to-waive")
     current = matching.record_set(session, request)
     Searches(session).put(request.id, current.hash, state="waived", at=at)
     queue.heard(session, Stage.SEARCH, request.id)
     audit.record(session, events.ProposalsDecided(request.id, by.principal_id, "waived", 0, at))
-    _locate(session, request_id=request.id, at=at)
+    locate(session, request_id=request.id, at=at)
     return steps.view(session, request)
 
 
-def _locate(session: Session, *, request_id: UUID, at: datetime) -> None:
+def locate(session: Session, *, request_id: UUID, at: datetime) -> None:
+    """Find what a request concerns now, whether or not somebody was about to approve it."""
     request = steps.locked(session, request_id)
     if request.state == State.AWAITING_APPROVAL:
         steps.move(session, request, State.TRIAGE, at=at)

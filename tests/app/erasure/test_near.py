@@ -117,7 +117,11 @@ def test_a_twin_is_proposed_and_adopted_by_a_person_and_two_approve(
     registered(TWINS)
     receipt = ask(portal)
     assert (receipt["state"], receipt["records_matched"]) == ("triage", 1)
-    assert shown(officer, receipt)["indexes"] == {"subjects": "searched", "near_duplicates": "searching"}
+    assert shown(officer, receipt)["indexes"] == {
+        "subjects": "searched",
+        "near_duplicates": "searching",
+        "texts": "off",
+    }
     given = {"record_set_hash": receipt["record_set_hash"]}
     assert refused(officer, receipt, "approvals", given) == (409, "search-open")
     with transaction() as session:
@@ -192,6 +196,7 @@ def test_it_does_not_matter_how_the_records_were_named(
     assert found["indexes"] == {
         "subjects" if by == "subject" else "records": "searched",
         "near_duplicates": "searched",
+        "texts": "off",
     }
 
 
@@ -324,7 +329,7 @@ def test_nothing_is_not_said_before_the_index_is_there_and_is_said_without_being
     nobody, ada = ask(portal, "nobody@example.org"), ask(portal)
     found = shown(officer, nobody)
     assert (found["state"], found["attention"]) == ("triage", "index_unavailable")
-    assert found["indexes"] == {"subjects": "searched", "near_duplicates": "unavailable"}
+    assert found["indexes"] == {"subjects": "searched", "near_duplicates": "unavailable", "texts": "off"}
     assert shown(officer, ada)["indexes"]["near_duplicates"] == "unavailable", "listed, whoever approves"
     with transaction() as session:
         assert near.to_look_at_again(session) == []

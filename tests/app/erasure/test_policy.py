@@ -62,9 +62,22 @@ def test_the_digest_is_of_what_the_policy_says() -> None:
     assert DEFAULT.digest == policy.load("default").digest
     changed = DEFAULT.model_copy(update={"attention_days": DEFAULT.attention_days + 1})
     assert changed.digest != DEFAULT.digest
-    assert policy.names() == ["default"]
+    assert policy.names() == ["default", "without-text-scan"]
     with pytest.raises(KeyError):
         policy.load("../default")
+
+
+def test_a_policy_that_extends_another_differs_in_what_it_says() -> None:
+    other = policy.load("without-text-scan")
+    assert (DEFAULT.text_scan.search, other.text_scan.search) == (True, False)
+    text_scan = other.text_scan.model_copy(update={"search": True})
+    assert other.model_copy(update={"version": DEFAULT.version, "text_scan": text_scan}) == DEFAULT
+
+
+def test_which_types_are_sought() -> None:
+    seeks, off = DEFAULT.text_scan.seeks, policy.load("without-text-scan").text_scan.seeks
+    assert [seeks(each) for each in ("email", "phone", "badge", "name")] == [True, True, True, False]
+    assert not off("email")
 
 
 @pytest.mark.parametrize(

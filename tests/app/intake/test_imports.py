@@ -39,7 +39,7 @@ from app.storage.database import connect, transactions
 service.BATCH_ROWS = 5
 service.work(
     transactions(connect(Settings().database_url, statement_seconds=5)), UUID(sys.argv[1]),
-    calendar=calendars.load("EU", "UTC"), rules="default", clock=lambda: datetime(2026, 11, 21, 12, tzinfo=UTC),
+    calendar=calendars.load("EU", "UTC"), rules="without-text-scan", clock=lambda: datetime(2026, 11, 21, 12, tzinfo=UTC),
 )
 """
 
@@ -67,7 +67,7 @@ def work(transaction: Transaction, clock: StillClock, answer: Response) -> None:
         transaction,
         ids.decode("imp", answer.json()["id"]),
         calendar=calendars.load("EU", "UTC"),
-        rules="default",
+        rules="without-text-scan",
         clock=clock,
     )
 
@@ -256,8 +256,8 @@ def test_two_workers_do_each_row_once(portal: Caller, transaction: Transaction, 
     import_id = ids.decode("imp", answer.json()["id"])
     calendar = calendars.load("EU", "UTC")
     with transaction() as one, transaction() as other:
-        assert not service.step(one, import_id, calendar=calendar, rules="default", at=clock())
-        assert not service.step(other, import_id, calendar=calendar, rules="default", at=clock())
+        assert not service.step(one, import_id, calendar=calendar, rules="without-text-scan", at=clock())
+        assert not service.step(other, import_id, calendar=calendar, rules="without-text-scan", at=clock())
     assert count(transaction, ErasureRequest) == 3
 
 

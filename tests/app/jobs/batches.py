@@ -77,6 +77,7 @@ class Desk:
                 submitted_by=by or self.world.owner,
                 identifiers=[Identifier(type="email", value=email) for email in emails],
                 subject_key=self.world.keyring.subject,
+                rules="without-text-scan",
                 calendar=self.calendar,
                 received_at=self.clock(),
             ).request
