@@ -11,10 +11,10 @@ from app.auth.dependencies import Acting
 from app.auth.scopes import Scope
 from app.auth.service import Caller
 from app.erasure import bulk
+from app.erasure.bodies import HASH, REQUEST, STRICT, Hash, Reference, example
 from app.erasure.bulk import REQUESTS_MAX, Action
 from app.erasure.lifecycle import State
 from app.erasure.repository import Filter
-from app.erasure.schemas import HASH, REQUEST, STRICT, Hash, Reference, example
 from app.errors import Conflict, Forbidden, Invalid, Unavailable
 from app.http.dependencies import NowDep, SessionDep
 from app.http.ids import DatasetId, ModelId, RequestId

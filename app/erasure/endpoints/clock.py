@@ -6,10 +6,11 @@ from pydantic import BaseModel
 from app.auth.dependencies import RequestsExtend, RequestsProve, RequestsRead
 from app.auth.scopes import Scope
 from app.erasure import schemas, timing
+from app.erasure.bodies import ExtensionIn, IdentityProofIn, PauseEndIn, PauseIn
 from app.erasure.endpoints.decisions import SAID
 from app.erasure.endpoints.requests import receipt_of
 from app.erasure.identity import service as identity
-from app.erasure.schemas import ExtensionIn, IdentityProofIn, PauseEndIn, PauseIn, PauseOut, Receipt
+from app.erasure.schemas import PauseOut, Receipt
 from app.errors import Forbidden, NotFound
 from app.http.dependencies import KeyringDep, NowDep, SessionDep, TransactionDep
 from app.http.ids import PauseId, RequestId

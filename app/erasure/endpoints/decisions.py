@@ -6,10 +6,11 @@ from fastapi import Response
 
 from app.auth.dependencies import RequestsResolve, RequestsReview, RequestsWithdraw
 from app.erasure import service
+from app.erasure.bodies import ApprovalIn, ExemptionIn, RejectionIn, ResolutionIn
 from app.erasure.endpoints.requests import receipt_of
 from app.erasure.near import service as near
 from app.erasure.scan import service as scan
-from app.erasure.schemas import ApprovalIn, ExemptionIn, Receipt, RejectionIn, ResolutionIn
+from app.erasure.schemas import Receipt
 from app.errors import Conflict, Forbidden, Invalid, NotFound
 from app.http import preconditions
 from app.http.dependencies import NowDep, SessionDep

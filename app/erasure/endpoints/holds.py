@@ -6,10 +6,11 @@ from fastapi import Query
 
 from app.auth.dependencies import RequestsHold, RequestsRead
 from app.erasure import schemas
+from app.erasure.bodies import HoldIn
 from app.erasure.holds import service as holds
 from app.erasure.holds.service import Subject
 from app.erasure.matching import NamedRecords
-from app.erasure.schemas import HoldIn, HoldOut
+from app.erasure.schemas import HoldOut
 from app.errors import Conflict, Forbidden, Invalid, NotFound
 from app.http import pagination
 from app.http.dependencies import KeyringDep, NowDep, SessionDep

@@ -17,8 +17,8 @@ from pydantic import BaseModel, Field, SecretStr
 
 from app.auth.dependencies import RequestsProve
 from app.auth.scopes import Scope
+from app.erasure.bodies import REQUEST, example
 from app.erasure.identity import service as identity
-from app.erasure.schemas import REQUEST, example
 from app.errors import Conflict, Forbidden, NotFound, Unavailable
 from app.http.dependencies import KeyringDep, NowDep, SessionDep, TransactionDep, address_of
 from app.http.ids import RequestId

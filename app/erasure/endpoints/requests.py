@@ -16,23 +16,14 @@ from app.auth.dependencies import (
     RequestsWatch,
 )
 from app.erasure import reading, receiving, schemas, service
+from app.erasure.bodies import ErasureRequestCreate, IdentifierIn, SearchIn
 from app.erasure.endpoints.joining import Call, Intake, Shown
 from app.erasure.endpoints.lines import PageAsked, Pages, Wanted
 from app.erasure.lifecycle import BEFORE_APPROVAL, OPEN, Sort, State
 from app.erasure.matching import Contents, Identifier, NamedRecords
 from app.erasure.receiving import Asked
 from app.erasure.repository import Filter
-from app.erasure.schemas import (
-    CertificateLink,
-    ErasureRequestCreate,
-    IdentifierIn,
-    IdentityOut,
-    Receipt,
-    RecordOut,
-    RequestOut,
-    SearchIn,
-    TargetOut,
-)
+from app.erasure.schemas import CertificateLink, IdentityOut, Receipt, RecordOut, RequestOut, TargetOut
 from app.erasure.steps import View
 from app.errors import Conflict, Forbidden, Gone, Invalid, NotFound, Unavailable
 from app.http import pagination, preconditions

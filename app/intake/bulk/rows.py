@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from pydantic import AwareDatetime, ConfigDict, ValidationError
 
-from app.erasure.schemas import STRICT, ErasureRequestCreate, IdentifierIn, RecordsIn
+from app.erasure.bodies import STRICT, ErasureRequestCreate, IdentifierIn, RecordsIn
 from app.errors import Invalid
 from app.http.cells import FORMULA
 

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from sqlalchemy import event, text
 from sqlalchemy.engine import Engine
 
-from app.erasure import schemas
+from app.erasure import bodies, schemas
 from app.erasure.endpoints import lines
 from app.http import ids
 from tests.app.erasure.asking import REQUESTS, act, approve, ask, shown
@@ -152,7 +152,7 @@ def counted() -> Iterator[list[str]]:
 def _with_examples() -> list[tuple[type[BaseModel], dict[str, Any]]]:
     found = [
         each
-        for each in vars(schemas).values()
+        for each in (vars(bodies) | vars(schemas)).values()
         if isinstance(each, type) and issubclass(each, BaseModel) and each is not BaseModel
     ]
     return [(each, example) for each in found for example in each.model_json_schema().get("examples", ())]
