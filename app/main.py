@@ -61,7 +61,7 @@ from app.records import endpoints as records
 from app.registry import endpoints as registry
 from app.registry import service as models
 from app.storage import readiness
-from app.storage.database import DatabaseError, Transaction, connect, on_connect
+from app.storage.database import DatabaseError, Transaction, close, connect, on_connect
 from app.storage.epochs import EpochKeys
 from app.storage.keyring import Keyring
 from app.storage.objects import ObjectStore
@@ -103,7 +103,7 @@ def create_app(settings: Settings, *, clock: Clock = system_clock) -> FastAPI:
         log.refuse_if_behind(app.state.transaction, keys_directory=settings.keys, storage=settings.storage)
         with _let_go(app.state.hub):
             yield
-        engine.dispose()
+        close(engine)
 
     app = FastAPI(
         title="Lethe",
@@ -124,6 +124,7 @@ def create_app(settings: Settings, *, clock: Clock = system_clock) -> FastAPI:
         ],
     )
     app.state.settings = settings
+    app.state.engine = engine
     app.state.clock = clock
     app.state.keyring = Keyring.open(settings.keys, create=settings.profile == "embedded")
     app.state.objects = ObjectStore.open(settings.storage)

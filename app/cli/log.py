@@ -16,7 +16,7 @@ from app.cli.client import EXIT_NOBODY, Stopped, chosen, err, out, show
 from app.clock import system_clock
 from app.config import Settings
 from app.embedded import accounts
-from app.storage.database import connect, transactions
+from app.storage.database import close, connect, transactions
 from app.storage.files import replace
 from app.transparency import keys, monitor, service, tiles
 from app.transparency.checkpoint import Checkpoint
@@ -240,7 +240,7 @@ def recover_log(
         with _reading(source) as get:
             count = service.recover(transactions(engine), by, lambda place: _bytes(get, place.path))
     finally:
-        engine.dispose()
+        close(engine)
     out.print(f"{count} entries are back")
 
 

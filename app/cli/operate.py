@@ -20,7 +20,7 @@ from app.erasure import restoring
 from app.errors import Problem
 from app.http import ids
 from app.storage import migrations
-from app.storage.database import connect, transactions
+from app.storage.database import close, connect, transactions
 
 NEXT = """No model is registered yet. Next, in another terminal:
 
@@ -145,7 +145,7 @@ def restore_check(
     except Problem as problem:
         raise Stopped(str(problem)) from problem
     finally:
-        engine.dispose()
+        close(engine)
     body = _restored(found)
     if report is not None:
         report.write_text(json.dumps(body, indent=1), encoding="utf-8")

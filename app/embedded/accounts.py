@@ -12,7 +12,7 @@ from app.auth import service as auth
 from app.auth.scopes import of_roles
 from app.clock import system_clock
 from app.config import Settings
-from app.storage.database import Session, connect
+from app.storage.database import Session, close, connect
 from app.storage.keyring import Keyring
 
 ACCOUNTS = {
@@ -37,7 +37,7 @@ def ensure(settings: Settings) -> dict[str, str]:
             # Inside of the transaction: a key that nobody could be told of is never committed.
             _write_private(credentials_file(settings.home), {"url": settings.public_url, "keys": found})
     finally:
-        engine.dispose()
+        close(engine)
     return found
 
 
@@ -49,7 +49,7 @@ def make_account(settings: Settings, name: str, *, roles: Collection[str], kind:
         with guarded(engine, settings.storage)() as session:
             return _new_key(session, keyring, name, roles=roles, kind=kind)
     finally:
-        engine.dispose()
+        close(engine)
 
 
 def credentials(home: Path) -> dict[str, Any]:

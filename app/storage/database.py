@@ -13,6 +13,7 @@ from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.exc import OperationalError as DatabaseAway
 from sqlalchemy.exc import SQLAlchemyError as DatabaseError
 from sqlalchemy.orm import Session, SessionTransaction
+from sqlalchemy.pool import ConnectionPoolEntry
 
 __all__ = [
     "DatabaseAway",
@@ -22,6 +23,7 @@ __all__ = [
     "Transaction",
     "after_commit",
     "before_commit",
+    "close",
     "connect",
     "on_connect",
     "savepoint",
@@ -62,6 +64,19 @@ def connect(url: str, *, statement_seconds: int, pool: int = 5, idle_seconds: in
         connection.commit()  # type: ignore[attr-defined]  # psycopg's, seen as object
 
     return engine
+
+
+def close(engine: Engine) -> None:
+    """Close every connection; one that a thread still holds, as soon as it comes back.
+
+    `dispose` alone leaves those to the garbage collector: Postgres keeps a session for each until then.
+    """
+
+    @event.listens_for(engine, "checkin")
+    def returned(_connection: object, record: ConnectionPoolEntry) -> None:
+        record.close()
+
+    engine.dispose()
 
 
 def on_connect(engine: Engine, call: Callable[[], None]) -> None:

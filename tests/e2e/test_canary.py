@@ -30,6 +30,7 @@ from sqlalchemy.engine import make_url
 
 from app.clock import system_clock
 from app.demo.people import Person
+from app.storage.database import close
 from tests.fixtures.prepared import DATASET, MODEL, Service, Start, lines_of
 from workers import housekeeping
 from workers.context import build
@@ -142,7 +143,7 @@ def forget(service: Service, requests: list[str]) -> None:
     with later.transaction() as session:
         engine = session.get_bind()
     assert isinstance(engine, Engine)
-    engine.dispose()
+    close(engine)
     for each in requests:
         gone = service.call("GET", f"/v1/erasure-requests/{each}/identity")
         assert (gone.status_code, gone.json()["code"]) == (httpx.codes.GONE, "purged")

@@ -17,7 +17,7 @@ from app import processes, queue
 from app.config import Settings
 from app.embedded import servers
 from app.queue import Stage, celery_poke
-from app.storage.database import Transaction, connect, transactions
+from app.storage.database import Transaction, close, connect, transactions
 from app.storage.keyring import Keyring
 from app.tables import Dataset
 from tests.workers.worlds import dataset
@@ -131,7 +131,7 @@ def test_a_bell_is_heard_and_the_stage_is_run(home: Path, database_url: str) -> 
             assert child.wait(30) == 0
         log = (home / "worker.log").read_text()
         assert "ada@example.org" not in log
-        engine.dispose()
+        close(engine)
 
 
 @pytest.mark.slow
