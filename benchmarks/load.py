@@ -405,11 +405,11 @@ def measured(given: argparse.Namespace, say: Say) -> dict[str, Any]:
                         intake, home, clients=given.clients, requests=given.memory, say=say
                     )
                     return result
-                if "matched" in given.only.split(","):
-                    known(running, home, people=(given.rounds + 1) * given.requests, say=say)
                 if given.only != "intake":
                     filled(intake, url, rows=given.rows, clients=given.clients, say=say)
                 for kind in [kind for kind in KINDS if kind in given.only.split(",")]:
+                    if kind == "matched":
+                        known(running, home, people=(given.rounds + 1) * given.requests, say=say)
                     theirs, mine = where(kind)
                     result[kind] = compared(
                         kind,
