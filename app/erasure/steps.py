@@ -180,9 +180,9 @@ def locate(session: Session, request: ErasureRequest, *, at: datetime) -> None:
     standing = looking.look(session, request, current, at=at)
     if standing is Standing.UNDECIDED:
         near = Searches(session).counts(request.id).near_open
-        _wait(session, request, NEAR_DUPLICATES if near else TEXT_SCAN, at=at)
+        leave(session, request, NEAR_DUPLICATES if near else TEXT_SCAN, at=at)
     elif standing is Standing.AWAY:
-        _wait(session, request, INDEX_UNAVAILABLE, at=at)
+        leave(session, request, INDEX_UNAVAILABLE, at=at)
     elif standing is Standing.SEARCHING:
         request.attention = None
         touch(session, request)
@@ -194,13 +194,13 @@ def locate(session: Session, request: ErasureRequest, *, at: datetime) -> None:
             move(session, request, State.AWAITING_APPROVAL, at=at)
     elif standing is Standing.MISSING:
         # "Nothing found" must never be said about a place in which we could not look.
-        _wait(session, request, INDEX_UNAVAILABLE, at=at)
+        leave(session, request, INDEX_UNAVAILABLE, at=at)
     else:
         request.attention, request.concluded_at = None, at
         move(session, request, State.NO_MATCH, at=at)
 
 
-def _wait(session: Session, request: ErasureRequest, reason: str, *, at: datetime) -> None:
+def leave(session: Session, request: ErasureRequest, reason: str, *, at: datetime) -> None:
     """Leave a request in triage to a person; it is another version, asked for before or not."""
     if request.attention == reason:
         touch(session, request)

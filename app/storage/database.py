@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
-from sqlalchemy import Engine, create_engine, event
+from sqlalchemy import Engine, create_engine, event, text
 from sqlalchemy.exc import OperationalError as DatabaseAway
 from sqlalchemy.exc import SQLAlchemyError as DatabaseError
 from sqlalchemy.orm import Session, SessionTransaction
@@ -22,6 +22,7 @@ __all__ = [
     "Session",
     "Transaction",
     "after_commit",
+    "at_one_moment",
     "before_commit",
     "close",
     "connect",
@@ -77,6 +78,11 @@ def close(engine: Engine) -> None:
         record.close()
 
     engine.dispose()
+
+
+def at_one_moment(session: Session) -> None:
+    """Let all that the transaction reads be of the same moment; its first statement."""
+    session.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"))
 
 
 def on_connect(engine: Engine, call: Callable[[], None]) -> None:

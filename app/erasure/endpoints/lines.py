@@ -25,7 +25,7 @@ from app.http import pagination, preconditions
 from app.http.grouping import Shared
 from app.http.pagination import Place
 from app.http.watching import Seen
-from app.storage.database import Session, Transaction
+from app.storage.database import Session, Transaction, at_one_moment
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +64,8 @@ class Lines:
     def __init__(self) -> None:
         """Keep nothing yet."""
         self._kept: dict[UUID, tuple[Line, bytes]] = {}
+        self._forgotten = 0
+        """How often; what was read before is not kept."""
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
@@ -73,29 +75,31 @@ class Lines:
     def of(self, session: Session, found: Sequence[Line], *, now: datetime) -> list[bytes]:
         """Return each request as JSON, in the order of `found`; what is not kept as it is is read anew."""
         with self._lock:
+            forgotten = self._forgotten
             kept = {line.id: self._kept.get(line.id) for line in found}
         said = {line.id: kept_one[1] for line in found if (kept_one := kept[line.id]) and kept_one[0] == line}
         missing = [line for line in found if line.id not in said]
         if missing:
             views = reading.these(session, [line.id for line in missing])
-            # Read after its line was: what was written is what the line tells of, or newer, and then the
-            # next line is another one.
             fresh = {
                 line.id: schemas.shown(views[line.id], now).model_dump_json().encode()
                 for line in missing
                 if line.id in views
             }
-            self._keep({line.id: (line, fresh[line.id]) for line in missing if line.id in fresh})
+            self._keep({line.id: (line, fresh[line.id]) for line in missing if line.id in fresh}, forgotten)
             said |= fresh
         return [said[line.id] for line in found if line.id in said]
 
     def forget(self) -> None:
         """Forget all of it: the database may be another one."""
         with self._lock:
+            self._forgotten += 1
             self._kept.clear()
 
-    def _keep(self, written: dict[UUID, tuple[Line, bytes]]) -> None:
+    def _keep(self, written: dict[UUID, tuple[Line, bytes]], forgotten: int) -> None:
         with self._lock:
+            if forgotten != self._forgotten:
+                return
             for id_, line in written.items():
                 self._kept.pop(id_, None)
                 self._kept[id_] = line
@@ -108,6 +112,7 @@ def pages(transaction: Transaction, clock: Clock, lines: Lines, *, cursor_key: b
 
     def look(asked: PageAsked) -> Seen:
         with transaction() as session:
+            at_one_moment(session)
             return _page(session, asked, lines, cursor_key, clock())
 
     return Shared(look)

@@ -342,7 +342,7 @@ class Searches:
 
 
 NEAR = "near_duplicates"
-CERTAIN = ("subjects", "records")
+CERTAIN = ("subjects", "contents", "records")
 """What the indexes of a request are called: how its certain matches were found, and what may be near."""
 
 

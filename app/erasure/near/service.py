@@ -107,15 +107,21 @@ def conclude(
 
 def put_off(session: Session, search: Search, *, at: datetime) -> None:
     """Leave a search to a later try, each after a longer while: what is to be read is away or changed."""
-    request = steps.locked(session, search.request_id)
-    row = Searches(session).get(request.id)
+    request, searches = steps.locked(session, search.request_id), Searches(session)
+    row = searches.get(request.id)
     if row is None or row.state != "open" or bytes(row.record_set_hash) != search.record_set_hash:
         return
     row.tries += 1
     row.next_at = at + timedelta(seconds=min(WAIT_SECONDS * 2 ** (row.tries - 1), WAIT_SECONDS_MAX))
+    session.flush()
+    if request.state not in BEFORE_APPROVAL:
+        return
+    if searches.counts(request.id).open:
+        locate(session, request_id=request.id, at=at)
+        return
     request.indexes = {**request.indexes, NEAR: UNAVAILABLE}
     session.flush()
-    steps.attend(session, request, steps.INDEX_UNAVAILABLE, at=at)
+    steps.leave(session, request, steps.INDEX_UNAVAILABLE, at=at)
 
 
 def to_look_at_again(session: Session) -> Sequence[UUID]:

@@ -12,7 +12,7 @@ in memory for as long as the pass takes. What is kept of them is which types sta
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import timedelta
 from uuid import UUID
 
@@ -21,7 +21,7 @@ from app.erasure.scan import service
 from app.erasure.scan.repository import Mention
 from app.erasure.scan.seeking import Seeker
 from app.erasure.scan.service import RENEW_SECONDS, Owed
-from app.errors import Conflict, Unavailable
+from app.errors import Problem
 from app.failpoints import reach
 from app.records import service as records
 from app.records.lines import Line
@@ -36,7 +36,8 @@ def scan(transaction: Transaction, *, clock: Clock) -> int:
     """Read for all who wait, until nobody does; return for how many requests that was.
 
     Raises:
-        Conflict, Unavailable: a dataset has changed, or cannot be read; all others were read.
+        Conflict, Unavailable: a dataset has changed, or cannot be read; all others were read. Whatever else
+            went wrong with one dataset or one request is raised, too, once all others are done.
     """
     done = 0
     while True:
@@ -69,23 +70,31 @@ class _Pass:
 
     def run(self) -> None:
         """Read dataset by dataset; what can be concluded is, whatever else cannot be read."""
-        unread: dict[UUID, Conflict | Unavailable] = {}
+        unread: set[UUID] = set()
+        problems: list[Exception] = []
         for dataset_id in sorted({each for owed in self._owed for each in owed.datasets}):
             try:
                 self._read(dataset_id)
-            except (Conflict, Unavailable) as problem:
-                unread[dataset_id] = problem
+            except Exception as problem:  # noqa: BLE001  whatever ails one dataset, the others are read
+                unread.add(dataset_id)
+                problems.append(problem)
             reach("scan.read")
         for each in self._owed:
-            cut = each.request_id in self._cut
-            with self._transaction() as session:
-                if cut or each.datasets.isdisjoint(unread):
-                    service.conclude(session, each, more=cut, at=self._clock())
-                else:
-                    service.put_off(session, each, at=self._clock())
+            try:
+                self._conclude(each, unread)
+            except Exception as problem:  # noqa: BLE001  nor does one request keep the others waiting
+                problems.append(problem)
             reach("scan.concluded")
-        if unread:
-            raise next(iter(unread.values()))
+        if problems:
+            raise next((each for each in problems if not isinstance(each, Problem)), problems[0])
+
+    def _conclude(self, owed: Owed, unread: Collection[UUID]) -> None:
+        cut = owed.request_id in self._cut
+        with self._transaction() as session:
+            if cut or owed.datasets.isdisjoint(unread):
+                service.conclude(session, owed, more=cut, at=self._clock())
+            else:
+                service.put_off(session, owed, at=self._clock())
 
     def _read(self, dataset_id: UUID) -> None:
         """Read one dataset to its end, and keep what it says of those who wait for it."""
@@ -112,7 +121,10 @@ class _Pass:
     def _seek(self, line: Line, finds: Mapping[UUID, dict[str, Counter[str]]]) -> int:
         """Note whom a record names, and how often; return of how many of those who wait that is news."""
         held = 0
-        for place, times in self._seeker.found(_texts(line)).items():
+        counts: Counter[int] = Counter()
+        for reading in _readings(line):
+            counts |= Counter(self._seeker.found(reading))
+        for place, times in counts.items():
             for request_id in self._whose[place]:
                 if request_id in finds and request_id not in self._cut:
                     held += line.id not in finds[request_id]
@@ -149,6 +161,13 @@ class _Pass:
             self._renewed_at = now
 
 
-def _texts(line: Line) -> str:
-    """Return all that a record says, in its other wordings too; no find goes from one into the next."""
-    return "\n".join(each.prompt + each.completion for each in (line.passage, *line.paraphrases))
+def _readings(line: Line) -> list[str]:
+    """Return all that a record says, in its other wordings too; no find goes from one into the next.
+
+    A prompt and what follows it are one text. Where a word may end between the two, or go on, both are read.
+    """
+    passages = [(each.prompt, each.completion) for each in (line.passage, *line.paraphrases)]
+    together = "\n".join(prompt + completion for prompt, completion in passages)
+    if not any(prompt[-1:].isalnum() and completion[:1].isalnum() for prompt, completion in passages):
+        return [together]
+    return [together, "\n".join(f"{prompt}\n{completion}" for prompt, completion in passages)]

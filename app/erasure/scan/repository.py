@@ -25,6 +25,9 @@ from sqlalchemy.dialects.postgresql import ARRAY, array, insert
 from app.storage.database import Session
 from app.tables import Dataset, ErasureRequest, Record, RequestProposal, RequestRecord, RequestScan
 
+ROWS_AT_ONCE = 5000
+"""Of an INSERT: Postgres takes 65,535 parameters, and each row has four."""
+
 TEXTS = "texts"
 """What the index of a request is called: what all records say."""
 
@@ -53,7 +56,7 @@ class Scans:
 
     def begin(self, request_ids: Sequence[UUID], *, at: datetime) -> None:
         """Owe scans; what was read for a request before need not be read again."""
-        rows = [
+        rows: list[dict[str, Any]] = [
             {
                 "request_id": request_id,
                 "state": "open",
@@ -213,7 +216,7 @@ class Scans:
                 .with_for_update(key_share=True, read=True)
             )
         )
-        rows = [
+        rows: list[dict[str, Any]] = [
             {
                 "request_id": request_id,
                 "record_id": record_id,
@@ -224,8 +227,10 @@ class Scans:
             for record_id, mention in sorted(mine.items())
             if record_id in there
         ]
-        if not rows:
-            return
+        for start in range(0, len(rows), ROWS_AT_ONCE):
+            self._propose(rows[start : start + ROWS_AT_ONCE])
+
+    def _propose(self, rows: Sequence[Mapping[str, Any]]) -> None:
         made = insert(RequestProposal).values(rows)
         self.session.execute(
             made.on_conflict_do_update(
@@ -243,11 +248,14 @@ class Scans:
     def read(self, request_ids: Collection[UUID], dataset_id: UUID | None, *, records: int) -> None:
         """Keep that a dataset was read to its end for these; without one, only that records were read."""
         values: dict[str, Any] = {"records": RequestScan.records + records}
+        unread: list[ColumnElement[bool]] = []
         if dataset_id is not None:
+            # A pass that was thought dead may have kept it before.
+            unread.append(~RequestScan.datasets.contains([dataset_id]))
             values["datasets"] = func.array_cat(RequestScan.datasets, array([dataset_id]))
         self.session.execute(
             update(RequestScan)
-            .where(_of(request_ids))
+            .where(_of(request_ids), *unread)
             .values(values)
             .execution_options(synchronize_session=False)
         )

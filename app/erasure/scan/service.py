@@ -140,12 +140,12 @@ def put_off(session: Session, owed: Owed, *, at: datetime) -> None:
     session.flush()
     if request.state not in BEFORE_APPROVAL:
         return
-    if Searches(session).counts(request.id).texts_open:
+    if Searches(session).counts(request.id).open:
         near.locate(session, request_id=request.id, at=at)
     else:
         request.indexes = {**request.indexes, TEXTS: UNAVAILABLE}
         session.flush()
-        steps.attend(session, request, steps.INDEX_UNAVAILABLE, at=at)
+        steps.leave(session, request, steps.INDEX_UNAVAILABLE, at=at)
 
 
 # What callers do ---------------------------------------------------------------------------------

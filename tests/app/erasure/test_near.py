@@ -24,7 +24,7 @@ from app.records import service as records
 from app.records.sketches import service as sketches
 from app.storage.database import Transaction, connect, transactions
 from app.storage.keyring import Keyring
-from app.tables import AuditEvent, Outbox, Record, RequestProposal, RequestSearch
+from app.tables import AuditEvent, Dataset, Outbox, Record, RequestProposal, RequestSearch
 from tests.app.erasure.asking import REQUESTS, act, approve, ask, id_of, kinds, refused, shown
 from tests.fixtures.api import Caller, Callers, StillClock
 from tests.fixtures.records import write_jsonl
@@ -345,6 +345,19 @@ def test_nothing_is_not_said_before_the_index_is_there_and_is_said_without_being
         "triage",
         "searching",
     )
+
+
+def test_who_was_sought_by_contents_while_a_dataset_was_read_is_looked_for_again(
+    portal: Caller, officer: Caller, registered: Near, transaction: Transaction
+) -> None:
+    registered(TWINS)
+    with transaction() as session:
+        session.execute(update(Dataset).values(state="registering"))
+    receipt = portal.post(REQUESTS, {"content": {"sha256": ["0" * 64]}}).json()
+    assert shown(officer, receipt)["indexes"]["contents"] == "unavailable"
+    with transaction() as session:
+        session.execute(update(Dataset).values(state="ready"))
+        assert near.to_look_at_again(session) == [id_of(receipt)]
 
 
 def test_without_the_texts_it_is_tried_ever_later_and_a_person_may_go_on_without(

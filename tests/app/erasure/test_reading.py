@@ -64,6 +64,21 @@ def test_a_list_reads_only_what_has_changed(
     assert listed_whole(officer)[0]["attention"] == "sent_back"
 
 
+def test_what_was_read_before_the_database_was_another_one_is_not_kept(
+    app: FastAPI, portal: Caller, officer: Caller, model: UUID
+) -> None:
+    ask(portal)
+
+    def forget(*_given: object) -> None:
+        app.state.lines.forget()
+
+    event.listen(Engine, "after_cursor_execute", forget)
+    assert len(listed(officer)) == 1
+    event.remove(Engine, "after_cursor_execute", forget)
+    assert len(app.state.lines) == 0
+    assert len(listed(officer)) == len(app.state.lines) == 1
+
+
 def test_of_lines_so_many_are_kept(
     portal: Caller, officer: Caller, model: UUID, app: FastAPI, monkeypatch: pytest.MonkeyPatch
 ) -> None:

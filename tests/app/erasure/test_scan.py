@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import fsspec
 import pytest
 import structlog
 from fastapi import FastAPI
+from fsspec.implementations.local import LocalFileSystem
 from sqlalchemy import func, select, text, update
 
 from app.auth.service import Caller as Principal
@@ -25,6 +27,7 @@ from app.erasure import service as erasure
 from app.erasure.forgetting import purge, sealed
 from app.erasure.matching import Identifier
 from app.erasure.scan import passing
+from app.erasure.scan import repository as scan_repository
 from app.erasure.scan import service as scan
 from app.erasure.scan.repository import Mention
 from app.errors import Conflict, Unavailable
@@ -246,6 +249,8 @@ def test_texts_in_prompts_in_other_wordings_and_across_both_are_read_and_plants_
             {"id": "text", "subject": subject, "text": f"to {ADA}"},
             {"id": "prompt", "subject": subject, "prompt": f"{ADA}?", "completion": " Yes."},
             {"id": "across", "subject": subject, "prompt": "ada@exam", "completion": "ple.org"},
+            {"id": "right after", "subject": subject, "prompt": "Her e-mail is", "completion": ADA},
+            line("after", BOB, "x", paraphrases=[{"prompt": f"{ADA} {ADA}: mail", "completion": ADA}]),
             line("paraphrase", BOB, "x", paraphrases=[{"prompt": "p", "completion": f" {ADA}"}]),
             line("gone", BOB, ADA),
             line("plant", "planted@example.org", ADA, role="sentinel"),
@@ -260,8 +265,15 @@ def test_texts_in_prompts_in_other_wordings_and_across_both_are_read_and_plants_
     read()
     with transaction() as session:
         names = select(Record.external_id).join(RequestProposal, RequestProposal.record_id == Record.id)
-        assert sorted(session.scalars(names)) == ["across", "paraphrase", "prompt", "text"]
-    assert shown(officer, receipt)["proposals_open"] == 4
+        found = dict(
+            zip(
+                session.scalars(names),
+                session.scalars(names.with_only_columns(RequestProposal.mentions)),
+                strict=True,
+            )
+        )
+    assert found == {"across": 1, "after": 3, "paraphrase": 1, "prompt": 1, "right after": 1, "text": 1}
+    assert shown(officer, receipt)["proposals_open"] == 6
 
 
 def test_parquet_is_read_too(portal: Caller, officer: Caller, registered: Register, read: Read) -> None:
@@ -459,6 +471,67 @@ def test_what_can_be_read_is_kept_and_only_the_rest_is_tried_again(
     with transaction() as session:
         assert session.scalars(select(RequestScan.records)).one() == 5
     assert decide(officer, receipt, "adopt")["records_matched"] == 2
+
+
+class Broken(LocalFileSystem):  # type: ignore[misc]  # fsspec has no types
+    """Fails as no file system should."""
+
+    protocol = "broken"
+
+    def _open(self, *_given: Any, **_named: Any) -> Any:
+        raise ZeroDivisionError
+
+
+def test_whatever_ails_one_dataset_all_others_are_read_and_a_person_is_told(
+    portal: Caller,
+    officer: Caller,
+    registered: Register,
+    read: Read,
+    clock: StillClock,
+    transaction: Transaction,
+) -> None:
+    fsspec.register_implementation("broken", Broken, clobber=True)
+    registered([line("ada-1", ADA, "x"), line("early", BOB, ADA)], name="ails")
+    with transaction() as session:
+        session.execute(text("UPDATE datasets SET uri = 'broken://' || uri"))
+    registered([line("late", BOB, ADA)], name="well")
+    receipt = ask(portal)
+    before = shown(officer, receipt)
+    for minutes, found in ((1, 1), (2, 0)):
+        with pytest.raises(ZeroDivisionError):
+            read()
+        after = shown(officer, receipt)
+        assert (after["proposals_open"], after["indexes"]["texts"]) == (found, "unavailable")
+        assert after["version"] > before["version"], "whoever has the version before is told"
+        before = decide(officer, receipt, "decline") if found else after
+        clock.advance(minutes=minutes)
+    assert before["attention"] == "index_unavailable"
+    with transaction() as session:
+        session.execute(text("UPDATE datasets SET uri = replace(uri, 'broken://', '')"))
+    clock.advance(hours=1)
+    assert read() == 1
+    assert shown(officer, receipt)["proposals_open"] == 1
+
+
+def test_a_pass_that_was_thought_dead_keeps_nothing_twice_and_many_finds_are_kept(
+    portal: Caller, registered: Register, transaction: Transaction, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scan_repository, "ROWS_AT_ONCE", 2)
+    registered([line("ada-1", ADA, ADA), *(line(f"b-{n}", BOB, ADA) for n in range(5))])
+    request_id = id_of(ask(portal))
+    with transaction() as session:
+        [dataset_id] = [each.id for each in records.listing(session, after=None, limit=9)]
+        found = {
+            each: Mention(("email",), 1)
+            for each in session.scalars(select(Record.id).where(Record.external_id.like("b-%")))
+        }
+    for _ in range(2):
+        with transaction() as session:
+            scan.keep(session, dataset_id, {request_id: found}, whole=[request_id], records=6)
+    with transaction() as session:
+        assert set(session.scalars(select(RequestProposal.record_id))) == set(found)
+        [row] = session.execute(select(RequestScan.datasets, RequestScan.records))
+        assert tuple(row) == ([dataset_id], 6)
 
 
 def test_of_a_file_that_changed_nothing_is_believed(
