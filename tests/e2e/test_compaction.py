@@ -212,8 +212,11 @@ def nothing_is_left(service: Service) -> None:
     """The old anchor and everything made over it are destroyed; the new one stands alone."""
     store = service.settings.home / "store"
     rows = service.rows(
-        "SELECT number, state, engine, exact, delta, history, curvature FROM model_versions ORDER BY number"
+        "SELECT number, state, engine, exact, delta, history, curvature FROM model_versions"
+        " WHERE number IS NOT NULL ORDER BY number"
     )
+    refused = service.rows("SELECT DISTINCT state FROM model_versions WHERE number IS NULL")
+    assert refused in ([], [("destroyed",)]), "a candidate that the judge refused was never served"
     assert [(number, state) for number, state, *_ in rows] == [
         (1, "destroyed"), (2, "destroyed"), (3, "destroyed"), (4, "live"),
     ]  # fmt: skip
