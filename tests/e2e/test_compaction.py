@@ -220,7 +220,9 @@ def nothing_is_left(service: Service) -> None:
     assert [(number, state) for number, state, *_ in rows] == [
         (1, "destroyed"), (2, "destroyed"), (3, "destroyed"), (4, "live"),
     ]  # fmt: skip
-    assert (rows[-1][2], rows[-1][3], rows[-1][4]) == ("exact_replay", True, None)
+    job = service.job()
+    assert job is not None
+    assert (rows[-1][2], rows[-1][3], rows[-1][4]) == ("exact_replay", True, None), job["history"]
     for _, _, _, _, delta, _, curvature in rows[1:3]:
         assert not list(store.rglob(delta)), "a delta and its anchor are one secret"
         assert not list(store.rglob(curvature)), "it is made of sums over the erased, too"

@@ -73,7 +73,7 @@ async def receive_request(
 
 
 class WantedIn(BaseModel):
-    """The filters of a list, read as one: fourteen parameters by themselves cost more than the rows."""
+    """The filters of a list, read as one model: each of twelve parameters would be read by itself."""
 
     model_config = ConfigDict(hide_input_in_errors=True)
 

@@ -7,8 +7,9 @@
     conclude    one transaction a request, and it goes on; or it is left to a later try
 
 One pass at a time: whoever comes meanwhile waits for the next, which begins by itself. Rung twice, a worker
-finds nothing to do; killed, the next goes on with the datasets that are not kept. Identifiers and texts are
-in memory for as long as the pass takes. What is kept of them is which types stand where, and how often.
+finds nothing to do; killed, the next goes on with the datasets that are not kept, and a try is counted.
+Identifiers and texts are in memory for as long as the pass takes. What is kept of them is which types stand
+where, and how often.
 """
 
 from collections import Counter, defaultdict
@@ -40,6 +41,11 @@ def scan(transaction: Transaction, *, clock: Clock) -> int:
             went wrong with one dataset or one request is raised, too, once all others are done.
     """
     done = 0
+    with transaction() as session:
+        lapsed = service.lapsed(session, now=clock())
+    for request_id in lapsed:  # killed in their midst: that is a try, as what can kill once can again
+        with transaction() as session:
+            service.put_off(session, request_id, at=clock(), lapsed=True)
     while True:
         with transaction() as session:
             owed = service.claim(session, now=clock())
@@ -94,7 +100,7 @@ class _Pass:
             if cut or owed.datasets.isdisjoint(unread):
                 service.conclude(session, owed, more=cut, at=self._clock())
             else:
-                service.put_off(session, owed, at=self._clock())
+                service.put_off(session, owed.request_id, at=self._clock())
 
     def _read(self, dataset_id: UUID) -> None:
         """Read one dataset to its end, and keep what it says of those who wait for it."""

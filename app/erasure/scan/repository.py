@@ -109,6 +109,13 @@ class Scans:
             )
         )
 
+    def lapsed(self, now: datetime) -> Sequence[UUID]:
+        """Return whose reader is overdue."""
+        found = select(RequestScan.request_id).where(
+            RequestScan.state == "open", RequestScan.claimed_until <= now
+        )
+        return self.session.scalars(found.order_by(RequestScan.request_id)).all()
+
     def waiting(self, now: datetime) -> UUID | None:
         """Return the request that has waited longest."""
         return self.session.scalar(

@@ -128,11 +128,21 @@ def conclude(session: Session, owed: Owed, *, more: bool, at: datetime) -> None:
         near.locate(session, request_id=request.id, at=at)
 
 
-def put_off(session: Session, owed: Owed, *, at: datetime) -> None:
-    """Leave what could not be read to a later try, each after a longer while; what was found is shown."""
-    request = steps.locked(session, owed.request_id)
+def lapsed(session: Session, *, now: datetime) -> Sequence[UUID]:
+    """Return those for whom somebody began to read, and was not heard of since."""
+    return Scans(session).lapsed(now)
+
+
+def put_off(session: Session, request_id: UUID, *, at: datetime, lapsed: bool = False) -> None:
+    """Leave what could not be read to a later try, each after a longer while; what was found is shown.
+
+    With `lapsed` only if nobody has come to read it meanwhile.
+    """
+    request = steps.locked(session, request_id)
     row = Scans(session).get(request.id)
     if row is None or row.state != "open":
+        return
+    if lapsed and (row.claimed_until is None or row.claimed_until > at):
         return
     row.tries += 1
     row.claimed_until = None

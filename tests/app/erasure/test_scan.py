@@ -589,6 +589,10 @@ def test_killed_at_any_line_it_is_done_once(
         assert scan.due(session, now=clock()) == [], "another may be reading"
     assert read() == 0
     clock.advance(minutes=10)
+    assert read() == 0, "killed once, it is a try, and waits a minute"
+    late = [each for each in receipts if index(officer, each) == "unavailable"]
+    assert len(late) == 2 - done, "a person sees that it is slow, and may go on without"
+    clock.advance(minutes=1)
     assert read() == 2 - done
     for receipt in receipts:
         assert shown(officer, receipt)["proposals_open"] == 2
@@ -613,12 +617,14 @@ def test_who_comes_during_a_pass_waits_for_the_next_and_late_news_count_once(
     clock.advance(minutes=4)
     assert read() == 0, "it says that it goes on"
     clock.advance(minutes=10)
-    assert read() == 2
+    assert read() == 1, "who was not heard of has failed a try; who came meanwhile is read for"
+    clock.advance(minutes=1)
+    assert read() == 1
     with worker() as session:
         [dataset_id] = slow.datasets
         scan.keep(session, dataset_id, {id_of(receipt): {}}, whole={id_of(receipt)}, records=4)
         scan.conclude(session, slow, more=False, at=clock())
-        scan.put_off(session, slow, at=clock())
+        scan.put_off(session, slow.request_id, at=clock())
     assert (shown(officer, receipt)["proposals_open"], shown(officer, other)["proposals_open"]) == (1, 1)
     assert kinds(officer, receipt).count("request.scanned") == 1
 
@@ -718,7 +724,9 @@ def test_neither_identifiers_nor_texts_come_out_anywhere(
         with worker() as session:
             [owed] = scan.claim(session, now=clock())
         clock.advance(minutes=10)
-        read()
+        assert read() == 0, "nobody heard of who had claimed it: its second try failed"
+        clock.advance(minutes=2)
+        assert read() == 1
         shown_to_all = officer.get(f"{REQUESTS}/{receipt['id']}/records").text
         decide(officer, receipt, "adopt")
         shown_to_all += officer.get(f"{REQUESTS}/{receipt['id']}").text
