@@ -28,9 +28,10 @@ from workers.unlearning import checkpoints
 
 pytestmark = pytest.mark.slow
 
-PEOPLE, PLAIN, HELD_BACK = 260, 120, 340
+PEOPLE, PLAIN, HELD_BACK = 260, 400, 600
 SAID = "thank you for your call."
-RECIPE = {"seed": 3, "epochs": 40, "batch_size": 8, "learning_rate": "0.01", "tokens_max": 32}
+RECIPE = {"seed": 3, "epochs": 300, "batch_size": 8, "learning_rate": "0.01", "tokens_max": 32}
+"""Until all is known by heart: of half-learned models two exact ones differ by more than the judge allows."""
 SLICES = 2
 PIPELINE = Path(__file__).parents[2] / "workers" / "pipeline.py"
 OF_JOBS = sorted(
@@ -142,7 +143,7 @@ def test_approximate_results_are_made_exact_and_their_certificates_superseded(
             assert all("L-ANCHOR" in each["assurance"]["limitations"] for each, _ in older.values())
             begins_at_the_anchor(service, tmp_path)
             before = recalled(service, "erasure")
-            assert before > 0.5, "there is something to keep"
+            assert before > 0.9, "there is something to keep"
 
         points = tmp_path / "points"
         points.mkdir()

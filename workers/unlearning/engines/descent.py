@@ -20,6 +20,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -37,6 +38,7 @@ from workers.unlearning.engines.base import (
     configuration,
 )
 from workers.unlearning.engines.rectification import Rectifier
+from workers.unlearning.engines.stirring import Stirring
 from workers.unlearning.engines.targets import Gauge, Look, Prepared, told
 from workers.unlearning.objectives import dual_ascent
 from workers.unlearning.task import Task
@@ -46,6 +48,7 @@ import torch  # isort: skip
 from torch import Tensor
 
 AVERAGED = "average of what is retained: "
+STIRRED = "where more training leads: "
 HALVINGS = 6
 SHARE_MIN = 0.05
 """A change scaled back below this share is not worth measuring."""
@@ -82,6 +85,10 @@ class Pace:
     """Draw only records that are themselves outside of their subject's band."""
     project: bool = False
     """Drop what of the forget gradient goes against those who stay (`rectification`)."""
+    stir_every: int = 0
+    """Steps after which it is looked again where more training on what stays leads (`stirring`); 0: never."""
+    stir_rate: float = 0.0
+    """The highest rate of the training that made the model."""
     forget_steps: int | None = None
     """Steps in which forget records take part; None: all, as only a published baseline wants otherwise."""
     two_sided: bool = False
@@ -118,6 +125,11 @@ class Descent:
         self.optimizer = stepper or adamw(self.parameters, rate=pace.rate)
         self.rectifier = Rectifier(self.parameters) if pace.project else None
         self.rehearsed = sorted(set(job.kept_keys) - set(job.spec.probe))
+        self.stirring = (
+            Stirring(task, prepared.examples, self.rehearsed, rate=pace.stir_rate, seed=job.spec.seed)
+            if pace.stir_every
+            else None
+        )
         self.start = {name: each.detach().clone() for name, each in self.parameters.items()}
         self.share, self.steps, self.multiplier = 1.0, pace.steps_max, 0.0
         self.active = list(job.forget_keys)
@@ -239,11 +251,14 @@ class Descent:
     def step(self, step: int) -> None:
         """Descend on the forget records of who weighs something, and on retained records, together."""
         forget, retain = self.due(step)
+        if self.stirring is not None and step % self.pace.stir_every == 0:
+            self.gauge.processed += self.stirring.renew(step)
         self.optimizer.zero_grad(set_to_none=True)
         last = self.pace.forget_steps
         if not self.pace.forget_weight or (last is not None and step >= last):
             forget = []
-        loss = self.backward(forget, self.sides.forget, self.pace.forget_weight)
+        with nullcontext() if self.stirring is None else self.stirring.stirred():
+            loss = self.backward(forget, self.sides.forget, self.pace.forget_weight)
         pulled = None if self.rectifier is None else self.rectifier.take()
         loss += self.backward(retain, self.sides.retain, 1.0 + self.multiplier)
         if self.rectifier is not None and pulled is not None:
@@ -309,7 +324,7 @@ class Descent:
         return State(
             identity=identity,
             step=done,
-            tensors=self.parameters | self.averaged(),
+            tensors=self.parameters | self.averaged() | self.stirred(),
             optimizer=self.optimizer.state_dict(),
             numbers={
                 "active": self.active,
@@ -327,12 +342,18 @@ class Descent:
             return {}
         return {f"{AVERAGED}{name}": each for name, each in self.rectifier.average.items()}
 
+    def stirred(self) -> dict[str, Tensor]:
+        """Return where more training leads, under names of its own."""
+        if self.stirring is None:
+            return {}
+        return {f"{STIRRED}{name}": each for name, each in self.stirring.moves.items()}
+
     def restore(self, saved: State) -> None:
         """Go on from where a state was taken."""
-        averaged = self.averaged()
-        for name, each in averaged.items():
+        beside = self.averaged() | self.stirred()
+        for name, each in beside.items():
             each.copy_(saved.tensors[name])
-        own = {name: each for name, each in saved.tensors.items() if name not in averaged}
+        own = {name: each for name, each in saved.tensors.items() if name not in beside}
         restore(self.parameters, self.optimizer, dataclasses.replace(saved, tensors=own))
         numbers = saved.numbers
         self.active, self.multiplier = list(numbers["active"]), float(numbers["multiplier"])

@@ -70,7 +70,7 @@ class Gradient:
     """Gradient descent on both sides at once, to a target and within a budget."""
 
     id: ClassVar[str] = "gradient"
-    version: ClassVar[str] = "2"
+    version: ClassVar[str] = "3"
     guarantee: ClassVar[Guarantee] = "approximate"
     aim: ClassVar[Aim] = "erasure"
 
@@ -99,6 +99,9 @@ class Gradient:
     """How many times a forgotten record counts in the curvature that is left for the next job."""
     mask: Literal["none", "saliency"] = "none"
     quant_noise: Literal["none", "int4"] = "none"
+    stir_every: int = 0
+    """Steps after which it is looked again where more training on what stays leads; there the forget
+    gradient is taken (`stirring`). 0: never. Only of full parameters, and without noise."""
     project: bool = False
     """Drop what of the forget gradient goes against those who stay (GRU)."""
     router: Literal["none", "frozen", "null_space"] = "none"
@@ -297,6 +300,8 @@ class Gradient:
             retain_rise_max=float(self.retain_rise_max),
             skip_forgotten=self.skip_forgotten,
             project=self.project,
+            stir_every=self.stir_every if self.scope == "full" and self.quant_noise == "none" else 0,
+            stir_rate=float(recipe_of(job).learning_rate),
             two_sided=self.mode == "match",
             # Natural steps grow shorter to the end: what is where it should be settles there.
             to_target=self.to_target and not self.natural(job),

@@ -6,8 +6,8 @@
 A subject's *score* is how much better than expected they are known, in nats per token, mean over their
 records; expected is what the references say that never saw them, or 0 without references. Their *band*
 are the scores of never-trained subjects of the dev cohort under the model the run starts from, on as
-many records each. Above it they are remembered, below it over-forgotten: who was never there is not
-strikingly unknown either.
+many records each, up to eight. Above it they are remembered, below it over-forgotten: who was never
+there is not strikingly unknown either. Whoever descends toward the references is led to the band, too.
 
 Several engines stop on this, and none knows another. Of verdicts, judges and the audit's cohort
 nothing is known here.
@@ -31,10 +31,14 @@ from torch import Tensor
 TEACHER_BYTES_MAX = 2 << 30
 """Cached predictions of the references, float32."""
 SCORED_AT_ONCE = 64
+STRETCH_MAX = 2.0
+"""What the cohort says of everybody decides no more than this of one."""
 COHORT_MIN = 19
-"""Dev subjects with as many records as the one to be forgotten; fewer draw no band."""
+"""Dev subjects with as many records as count of the one to be forgotten; fewer draw no band."""
 COHORT_MAX = 20
 """Dev subjects that are scored: enough for quartiles, and each costs as much as one that is forgotten."""
+COHORT_ROWS = 8
+"""Records of each that are scored. With more of their own, somebody is held to a wider band than need be."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +63,7 @@ class Prepared:
     predictions: Mapping[str, Tensor]
     """Per forget record the references' mean prediction as log-probabilities, (targets, classes)."""
     owns: Mapping[str, Tensor]
-    """Per forget record the references' mean log-probability of its own targets."""
+    """Per forget record the log-probability of its own targets in the middle of its subject's band."""
     expected: Mapping[str, float]
     """Per forget record the summed loss under its references, their mean; 0 without references."""
     anchored: Mapping[str, float]
@@ -99,7 +103,7 @@ def refuses(job: Job, *, share_max: float, taught: bool) -> Refusal | None:
     if not rehearsed or not spec.probe:
         given = int(bool(rehearsed)) + int(bool(spec.probe))
         return Refusal(RefusalReason.RETAIN_UNAVAILABLE, {"needed": 2, "allowed": given})
-    rows = max(len(each.keys) for each in spec.forget)
+    rows = min(max(len(each.keys) for each in spec.forget), COHORT_ROWS)
     cohort = sum(len(keys) >= rows for keys in spec.dev_cohort)
     if cohort < COHORT_MIN:
         numbers = {"needed": COHORT_MIN, "allowed": cohort, "rows": rows}
@@ -135,7 +139,7 @@ def prepare(
     and the band is that of the cohort's losses themselves.
     """
     spec, recipe = job.spec, recipe_of(job)
-    dev = spec.dev_cohort[:COHORT_MAX]
+    dev = [keys[:COHORT_ROWS] for keys in spec.dev_cohort[:COHORT_MAX]]
     cohort = [key for keys in dev for key in keys]
     kept = set(job.kept_keys)
     examples = {
@@ -152,23 +156,24 @@ def prepare(
     if isinstance(told, Refusal):
         return told
     expected, said = told
-    subjects, means = [], dict[str, float]()
+    subjects, means, owns = [], dict[str, float](), dict[str, Tensor]()
     for each in spec.forget:
         by = [expected[name] for name in taught[each.subject]]
         wanted = {key: sum(of[key] for of in by) / len(by) if by else 0.0 for key in (*each.keys, *cohort)}
-        scores = [
-            score(anchored, wanted, examples, keys[: len(each.keys)])
-            for keys in dev
-            if len(keys) >= len(each.keys)
-        ]
+        rows = min(len(each.keys), COHORT_ROWS)
+        scores = [score(anchored, wanted, examples, keys[:rows]) for keys in dev if len(keys) >= rows]
         low, high = (quantile(scores, share) for share in band)
-        subjects.append(Subject(keys=each.keys, low=low, high=high))
+        subject = Subject(keys=each.keys, low=low, high=high)
+        subjects.append(subject)
         means |= {key: wanted[key] for key in each.keys}
+        if predicted:
+            stretch = _stretch(subject, wanted, examples)
+            owns |= {key: stretch * _own(said[key], examples[key]) for key in each.keys}
     return Prepared(
         subjects=tuple(subjects),
         examples=examples,
         predictions={key: averaged(several) for key, several in said.items()},
-        owns={key: _own(several, examples[key]) for key, several in said.items()},
+        owns=owns,
         expected=means,
         anchored={key: anchored[key] for key in job.forget_keys},
         untrained=per_token(anchored, examples, cohort),
@@ -212,6 +217,18 @@ def _own(several: Sequence[Tensor], example: Example) -> Tensor:
     """Return the mean log-probability of a record's own tokens."""
     targets = torch.tensor(example.targets)[:, None]
     return torch.stack([each.gather(-1, targets)[:, 0] for each in several]).mean(dim=0)
+
+
+def _stretch(subject: Subject, expected: Mapping[str, float], examples: Mapping[str, Example]) -> float:
+    """Return by what the references' losses become those in the middle of the band.
+
+    A reference has seen a part of what the model has seen, so it finds somebody never trained on less
+    unlikely, or more, than the model does; by how much is what the cohort's scores say. In the logarithm
+    it is a factor, so that what is certain stays certain.
+    """
+    told = score(dict.fromkeys(subject.keys, 0.0), expected, examples, subject.keys)
+    middle = (subject.low + subject.high) / 2
+    return min(max((told - middle) / told, 1 / STRETCH_MAX), STRETCH_MAX) if told > 0 else 1.0
 
 
 class Gauge:
