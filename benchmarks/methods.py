@@ -19,16 +19,9 @@ STEPPED: Config = {
     "check_every": 10,
 }
 """The same steps for every method that takes any: what differs is what they descend on, and how hard."""
-NATURAL: Config = {
-    "forget_share_max": "0.25",
-    "steps_max": 190,
-    "forget_batch": 6,
-    "retain_batch": 10,
-    "check_every": 20,
-    "steps": "natural",
-}
-"""Smaller batches, more of them: natural steps bear it, and about as many records come to pass."""
-NATURAL_WEIGHTS = ("0.06", "0.12", "0.2")
+NATURAL: Config = {"forget_share_max": "0.25", "steps": "natural"}
+"""As many as the engine takes by itself."""
+NATURAL_COSTS = ("0.00012", "0.0002", "0.0003")
 AWAY = ("bounded", "npo", "simnpo", "ihl", "max_entropy", "grad_diff", "ga_kl")
 
 
@@ -46,7 +39,7 @@ def _weighted(engine: str, config: Config) -> Method:
 
 
 def _natural(config: Config) -> Method:
-    points = tuple({**NATURAL, **config, "forget_weight": weight} for weight in NATURAL_WEIGHTS)
+    points = tuple({**NATURAL, **config, "step_divergence": cost} for cost in NATURAL_COSTS)
     return Method(engine="gradient", points=points)
 
 
@@ -64,6 +57,7 @@ def _knob(engine: str, name: str, values: tuple[Any, ...]) -> Method:
 
 METHODS: Mapping[str, Method] = {
     "match": _natural({}),
+    "match_stirred": _natural({"stir_every": 36}),
     "match_adam": _weighted("gradient", {"steps": "adam"}),
     **{mode: _weighted("gradient", {"mode": mode}) for mode in AWAY},
     "ga": Method(

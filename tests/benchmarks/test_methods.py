@@ -41,7 +41,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> UnlearnSpec:
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_runs(small: UnlearnSpec, tmp_path: Path, name: str) -> None:
     method = METHODS[name]
-    config = dict(method.points[0]) | (SHORT if "steps_max" in method.points[0] else {})
+    config = dict(method.points[0]) | (SHORT if {"steps", "steps_max"} & {*method.points[0]} else {})
     given = replace(small, engine=method.engine, config=config, out=tmp_path / "out")
     outcome = run_engine(resolve(method.engine, config), given)
     assert outcome["outcome"] == "done", outcome["refusal"]

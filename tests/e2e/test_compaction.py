@@ -28,9 +28,9 @@ from workers.unlearning import checkpoints
 
 pytestmark = pytest.mark.slow
 
-PEOPLE, PLAIN, HELD_BACK = 260, 400, 600
+PEOPLE, PLAIN, HELD_BACK = 260, 120, 300
 SAID = "thank you for your call."
-RECIPE = {"seed": 3, "epochs": 300, "batch_size": 8, "learning_rate": "0.01", "tokens_max": 32}
+RECIPE = {"seed": 3, "epochs": 200, "batch_size": 8, "learning_rate": "0.01", "tokens_max": 32}
 """Until all is known by heart: of half-learned models two exact ones differ by more than the judge allows."""
 SLICES = 2
 PIPELINE = Path(__file__).parents[2] / "workers" / "pipeline.py"
@@ -97,7 +97,7 @@ def erased_approximately(service: Service, number: int) -> str:
     service.until(service.is_whole, "set of rebuilt references")
     job = service.job()
     assert job is not None
-    assert (job["kind"], job["engine"]) == ("erasure", "gradient"), job["history"]
+    assert (job["kind"], job["engine"]) == ("erasure", "gradient"), str(job["history"])
     return request
 
 
@@ -165,7 +165,7 @@ def test_approximate_results_are_made_exact_and_their_certificates_superseded(
 
 def compacted(service: Service) -> bool:
     job = service.job()
-    assert job is None or job["state"] != "failed", job
+    assert job is None or job["state"] != "failed", str(job)
     return job is not None and (job["kind"], job["state"]) == ("compaction", "concluded")
 
 
@@ -223,7 +223,7 @@ def nothing_is_left(service: Service) -> None:
     ]  # fmt: skip
     job = service.job()
     assert job is not None
-    assert (rows[-1][2], rows[-1][3], rows[-1][4]) == ("exact_replay", True, None), job["history"]
+    assert (rows[-1][2], rows[-1][3], rows[-1][4]) == ("exact_replay", True, None), str(job["history"])
     for _, _, _, _, delta, _, curvature in rows[1:3]:
         assert not list(store.rglob(delta)), "a delta and its anchor are one secret"
         assert not list(store.rglob(curvature)), "it is made of sums over the erased, too"

@@ -19,6 +19,7 @@ It knows no verdict: what it stops on is a mean over all tokens against its own 
 statistics, references or subjects that judge.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
@@ -61,6 +62,10 @@ import torch  # isort: skip
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+STEPS = (100, 0.6, 180)
+"""Steps whatever there is to forget, for each record more, and at most. A hundred long ones put a person
+where they should be as well as more short ones; with many persons the noise of small batches decides."""
+LONGER_MAX = 4.0
 SALIENT = 0.5
 """Share of the weights that a saliency mask lets move."""
 
@@ -92,7 +97,8 @@ class Gradient:
     """Of natural steps, as a share of each matrix's mean curvature."""
     step_divergence: Decimal = Decimal("0.00012")
     """What the first natural step may cost those who stay, in nats per token, times the root of the share
-    of the records that go; later steps cost less."""
+    of the records that go; later steps cost less. It is said for the most steps: of fewer each may be so much
+    longer, up to twice, that all together lead as far."""
     curvature_records: int = 2048
     """Retained records on which the curvature is measured where none was prepared."""
     guard_weight: int = 16
@@ -116,7 +122,8 @@ class Gradient:
     """Retained records whose router inputs are looked at; and of the probe, whose choices are compared."""
     routing_stability_min: Decimal = Decimal("0.95")
     """Share of the probe's (token, router) that must have the experts they had, or it is refused."""
-    steps_max: int = 190
+    steps_max: int = 0
+    """0: the more the more records go, as `STEPS` has it."""
     forget_batch: int = 6
     retain_batch: int = 10
     clip_norm: Decimal = Decimal("1.0")
@@ -245,13 +252,18 @@ class Gradient:
         sure = kind_of(job.spec.anchor) != "causal_lm"
         return self.steps == "natural" or (not self.steps and self.mode == "match" and free and not sure)
 
+    def _steps(self, job: Job) -> int:
+        least, each, most = STEPS
+        return self.steps_max or min(math.floor(least + each * len(job.forget_keys)), most)
+
     def _natural(self, task: Task, job: Job, moments: Moments) -> NaturalSteps:
         """Return steps by the curvature of those who stay."""
+        longer = min((STEPS[-1] / self._steps(job)) ** 2, LONGER_MAX)
         return NaturalSteps(
             Factors(task, moments),
             damping=float(self.damping),
-            divergence=float(self.step_divergence) * job.forget_share**0.5,
-            steps=self.steps_max,
+            divergence=float(self.step_divergence) * longer * job.forget_share**0.5,
+            steps=self._steps(job),
         )
 
     def _moments(self, sides: "Sides", job: Job) -> Moments | Refusal:
@@ -292,7 +304,7 @@ class Gradient:
         return Pace(
             rate=float(recipe_of(job).learning_rate) * float(self.rate_share),
             forget_weight=float(self.forget_weight),
-            steps_max=self.steps_max,
+            steps_max=self._steps(job),
             forget_batch=self.forget_batch,
             retain_batch=self.retain_batch,
             clip_norm=0.0 if self.natural(job) else float(self.clip_norm),
