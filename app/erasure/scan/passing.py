@@ -41,18 +41,31 @@ def scan(transaction: Transaction, *, clock: Clock) -> int:
             went wrong with one dataset or one request is raised, too, once all others are done.
     """
     done = 0
-    with transaction() as session:
-        lapsed = service.lapsed(session, now=clock())
-    for request_id in lapsed:  # killed in their midst: that is a try, as what can kill once can again
-        with transaction() as session:
-            service.put_off(session, request_id, at=clock(), lapsed=True)
+    problems = _put_off_lapsed(transaction, clock)
     while True:
         with transaction() as session:
             owed = service.claim(session, now=clock())
         if not owed:
-            return done
+            break
         _Pass(transaction, owed, clock).run()
         done += len(owed)
+    if problems:
+        raise problems[0]
+    return done
+
+
+def _put_off_lapsed(transaction: Transaction, clock: Clock) -> Sequence[Exception]:
+    """Count a try of those whose reader was killed: what can kill one can kill the next."""
+    with transaction() as session:
+        lapsed = service.lapsed(session, now=clock())
+    problems = []
+    for request_id in lapsed:
+        try:
+            with transaction() as session:
+                service.put_off(session, request_id, at=clock(), lapsed=True)
+        except Exception as problem:  # noqa: BLE001  one request keeps no other waiting
+            problems.append(problem)
+    return problems
 
 
 class _Pass:
@@ -86,6 +99,7 @@ class _Pass:
                 problems.append(problem)
             reach("scan.read")
         for each in self._owed:
+            self._renew()
             try:
                 self._conclude(each, unread)
             except Exception as problem:  # noqa: BLE001  nor does one request keep the others waiting

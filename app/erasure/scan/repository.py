@@ -54,6 +54,10 @@ class Scans:
         """Return the scan of a request as it is now."""
         return self.session.get(RequestScan, request_id, populate_existing=True)
 
+    def locked(self, request_id: UUID) -> RequestScan | None:
+        """Return it, and nobody else changes it before the commit."""
+        return self.session.get(RequestScan, request_id, populate_existing=True, with_for_update=True)
+
     def begin(self, request_ids: Sequence[UUID], *, at: datetime) -> None:
         """Owe scans; what was read for a request before need not be read again."""
         rows: list[dict[str, Any]] = [

@@ -139,7 +139,7 @@ def put_off(session: Session, request_id: UUID, *, at: datetime, lapsed: bool = 
     With `lapsed` only if nobody has come to read it meanwhile.
     """
     request = steps.locked(session, request_id)
-    row = Scans(session).get(request.id)
+    row = Scans(session).locked(request.id)
     if row is None or row.state != "open":
         return
     if lapsed and (row.claimed_until is None or row.claimed_until > at):

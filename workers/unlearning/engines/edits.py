@@ -42,7 +42,6 @@ from workers.unlearning.engines.base import (
     configuration,
 )
 from workers.unlearning.engines.targets import (
-    COHORT_MAX,
     Gauge,
     Prepared,
     inspect,
@@ -300,8 +299,7 @@ def _seen(
     rehearsed = sorted(set(job.kept_keys) - set(job.spec.probe))
     order = determinism.seed_for(job.spec.seed, "edit")
     retained = epoch_order(rehearsed, order, 0)[: engine.retained_records]
-    strangers = [key for keys in job.spec.dev_cohort[:COHORT_MAX] for key in keys]
-    groups = [*(each.keys for each in job.spec.forget), job.forget_keys, retained, strangers]
+    groups = [*(each.keys for each in job.spec.forget), job.forget_keys, retained, prepared.cohort]
     inputs = [inputs_of(task, prepared.examples, keys, matrices) for keys in groups]
     *people, forget, kept, others = inputs
     seen = {

@@ -66,6 +66,7 @@ STEPS = (100, 0.6, 180)
 """Steps whatever there is to forget, for each record more, and at most. A hundred long ones put a person
 where they should be as well as more short ones; with many persons the noise of small batches decides."""
 LONGER_MAX = 4.0
+ADAM_STEPS = 190
 SALIENT = 0.5
 """Share of the weights that a saliency mask lets move."""
 
@@ -97,8 +98,8 @@ class Gradient:
     """Of natural steps, as a share of each matrix's mean curvature."""
     step_divergence: Decimal = Decimal("0.00012")
     """What the first natural step may cost those who stay, in nats per token, times the root of the share
-    of the records that go; later steps cost less. It is said for the most steps: of fewer each may be so much
-    longer, up to twice, that all together lead as far."""
+    of the records that go; later steps cost less. It is said for the most steps (`STEPS`): of fewer each is
+    so much longer that all together lead as far, but no more than twice as long, and of more shorter."""
     curvature_records: int = 2048
     """Retained records on which the curvature is measured where none was prepared."""
     guard_weight: int = 16
@@ -123,7 +124,7 @@ class Gradient:
     routing_stability_min: Decimal = Decimal("0.95")
     """Share of the probe's (token, router) that must have the experts they had, or it is refused."""
     steps_max: int = 0
-    """0: the more the more records go, as `STEPS` has it."""
+    """0: natural ones the more the more records go, as `STEPS` has it; AdamW's `ADAM_STEPS`."""
     forget_batch: int = 6
     retain_batch: int = 10
     clip_norm: Decimal = Decimal("1.0")
@@ -254,7 +255,8 @@ class Gradient:
 
     def _steps(self, job: Job) -> int:
         least, each, most = STEPS
-        return self.steps_max or min(math.floor(least + each * len(job.forget_keys)), most)
+        natural = min(math.floor(least + each * len(job.forget_keys)), most)
+        return self.steps_max or (natural if self.natural(job) else ADAM_STEPS)
 
     def _natural(self, task: Task, job: Job, moments: Moments) -> NaturalSteps:
         """Return steps by the curvature of those who stay."""

@@ -8,7 +8,9 @@ Sharpness-aware forgetting (arXiv:2502.05374) asks the forget term at the worst 
 asked here is the point where a user of the model would get to, who trains it on what was never in
 question. The forget gradient is of the first order: it does not pass through the training.
 
-u is part of what a run resumes from. It knows no examiner: batches and seeds are its own.
+u is part of what a run resumes from. It and the copy that is trained take the memory of two more models
+and of an optimizer, so it is only done where it is asked for. It knows no examiner: batches and seeds
+are its own.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

@@ -7,7 +7,8 @@ A subject's *score* is how much better than expected they are known, in nats per
 records; expected is what the references say that never saw them, or 0 without references. Their *band*
 are the scores of never-trained subjects of the dev cohort under the model the run starts from, on as
 many records each, up to eight. Above it they are remembered, below it over-forgotten: who was never
-there is not strikingly unknown either. Whoever descends toward the references is led to the band, too.
+there is not strikingly unknown either. What the references say of a record's own tokens is stretched to
+where the band is, so that who descends toward them ends there.
 
 Several engines stop on this, and none knows another. Of verdicts, judges and the audit's cohort
 nothing is known here.
@@ -21,7 +22,7 @@ from workers.unlearning import checkpoints
 from workers.unlearning.checkpoints import Delta
 from workers.unlearning.engines.base import Job, Numbers, Refusal, RefusalReason
 from workers.unlearning.objectives import averaged, quantile
-from workers.unlearning.spec import ForgetSubject, Recipe
+from workers.unlearning.spec import ForgetSubject, Recipe, UnlearnSpec
 from workers.unlearning.task import Example, Task, load
 
 import torch  # isort: skip
@@ -59,11 +60,14 @@ class Prepared:
     """What is computed once, from the model the run starts from and from the references."""
 
     subjects: tuple[Subject, ...]
+    cohort: tuple[str, ...]
+    """The records of the dev cohort that are scored."""
     examples: Mapping[str, Example]
     predictions: Mapping[str, Tensor]
     """Per forget record the references' mean prediction as log-probabilities, (targets, classes)."""
     owns: Mapping[str, Tensor]
-    """Per forget record the log-probability of its own targets in the middle of its subject's band."""
+    """Per forget record the log-probability of its own targets in the middle of its subject's band, or as
+    near to it as a factor of `STRETCH_MAX` on what the references say leads."""
     expected: Mapping[str, float]
     """Per forget record the summed loss under its references, their mean; 0 without references."""
     anchored: Mapping[str, float]
@@ -103,12 +107,17 @@ def refuses(job: Job, *, share_max: float, taught: bool) -> Refusal | None:
     if not rehearsed or not spec.probe:
         given = int(bool(rehearsed)) + int(bool(spec.probe))
         return Refusal(RefusalReason.RETAIN_UNAVAILABLE, {"needed": 2, "allowed": given})
-    rows = min(max(len(each.keys) for each in spec.forget), COHORT_ROWS)
-    cohort = sum(len(keys) >= rows for keys in spec.dev_cohort)
-    if cohort < COHORT_MIN:
-        numbers = {"needed": COHORT_MIN, "allowed": cohort, "rows": rows}
+    rows, cohort = _compared(spec)
+    if len(cohort) < COHORT_MIN:
+        numbers = {"needed": COHORT_MIN, "allowed": len(cohort), "rows": rows}
         return Refusal(RefusalReason.TARGET_UNREACHABLE, numbers)
     return None
+
+
+def _compared(spec: UnlearnSpec) -> tuple[int, list[tuple[str, ...]]]:
+    """Return how many records of one count at most, and those of all of the cohort who have as many."""
+    rows = min(max(len(each.keys) for each in spec.forget), COHORT_ROWS)
+    return rows, [keys[:rows] for keys in spec.dev_cohort if len(keys) >= rows]
 
 
 def teachers(job: Job, subject: ForgetSubject) -> tuple[str, ...]:
@@ -139,7 +148,8 @@ def prepare(
     and the band is that of the cohort's losses themselves.
     """
     spec, recipe = job.spec, recipe_of(job)
-    dev = [keys[:COHORT_ROWS] for keys in spec.dev_cohort[:COHORT_MAX]]
+    rows, dev = _compared(spec)
+    dev = dev[:COHORT_MAX]
     cohort = [key for keys in dev for key in keys]
     kept = set(job.kept_keys)
     examples = {
@@ -160,8 +170,8 @@ def prepare(
     for each in spec.forget:
         by = [expected[name] for name in taught[each.subject]]
         wanted = {key: sum(of[key] for of in by) / len(by) if by else 0.0 for key in (*each.keys, *cohort)}
-        rows = min(len(each.keys), COHORT_ROWS)
-        scores = [score(anchored, wanted, examples, keys[:rows]) for keys in dev if len(keys) >= rows]
+        counted = min(len(each.keys), rows)
+        scores = [score(anchored, wanted, examples, keys[:counted]) for keys in dev]
         low, high = (quantile(scores, share) for share in band)
         subject = Subject(keys=each.keys, low=low, high=high)
         subjects.append(subject)
@@ -171,6 +181,7 @@ def prepare(
             owns |= {key: stretch * _own(said[key], examples[key]) for key in each.keys}
     return Prepared(
         subjects=tuple(subjects),
+        cohort=tuple(cohort),
         examples=examples,
         predictions={key: averaged(several) for key, several in said.items()},
         owns=owns,
@@ -206,10 +217,14 @@ def _told(
         )
         if agreeing < len(mine):  # another tokenizer, or other labels
             return Refusal(RefusalReason.ARTEFACTS_STALE, {"needed": len(mine), "allowed": agreeing})
-        losses[name] = summed_losses(reference, examples, (*mine, *cohort))
-        if predicted:
-            for key, each in predictions_of(reference, examples, mine).items():
-                said.setdefault(key, []).append(each)
+        if not predicted:
+            losses[name] = summed_losses(reference, examples, (*mine, *cohort))
+            continue
+        # One pass: every target of what is to be forgotten counts, so its loss is in the predictions.
+        losses[name] = summed_losses(reference, examples, cohort)
+        for key, each in predictions_of(reference, examples, mine).items():
+            said.setdefault(key, []).append(each)
+            losses[name][key] = -float(_own([each], examples[key]).sum())
     return losses, said
 
 

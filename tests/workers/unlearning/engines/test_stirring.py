@@ -46,7 +46,7 @@ def test_it_leads_where_training_on_what_stays_does(task: CausalLM, examples: di
     for step in range(STEPS):
         losses, tokens = [], 0
         for key in order[step * BATCH : (step + 1) * BATCH]:
-            ids = torch.tensor([examples[key].ids])
+            ids = torch.tensor([examples[key].ids], device=task.device)
             said = model(ids).logits[0, :-1].log_softmax(-1)
             losses.append(-said.gather(-1, ids[0, 1:, None]).sum())
             tokens += ids.shape[1] - 1

@@ -3,9 +3,20 @@
 import dataclasses
 
 import pytest
+import torch
 
 from workers.unlearning.engines.base import Job, read_job
-from workers.unlearning.engines.targets import Prepared, Subject, prepare, score, summed_losses
+from workers.unlearning.engines.targets import (
+    COHORT_MAX,
+    COHORT_MIN,
+    COHORT_ROWS,
+    Prepared,
+    Subject,
+    prepare,
+    refuses,
+    score,
+    summed_losses,
+)
 from workers.unlearning.engines.targets import _stretch as stretch
 from workers.unlearning.spec import UnlearnSpec
 from workers.unlearning.task import CausalLM, TextExample
@@ -33,18 +44,54 @@ def test_a_record_at_its_target_puts_its_subject_in_the_middle_of_the_band(
 def test_targets_are_the_mean_of_the_references_logarithms_times_one_factor(small: UnlearnSpec) -> None:
     found = prepared(read_job(small), (0.25, 0.5))
     [subject] = found.subjects
-    told = []
-    for directory in small.references.values():
-        reference = CausalLM.load(directory)
-        told.append(summed_losses(reference, found.examples, subject.keys))
-    factors = [
-        float(found.owns[key].sum()) / (-sum(each[key] for each in told) / len(told)) for key in subject.keys
-    ]
-    assert factors == pytest.approx([factors[0]] * len(factors), rel=1e-4)
+    references = [CausalLM.load(each) for each in small.references.values()]
+    factors = []
+    for key in subject.keys:
+        example = found.examples[key]
+        assert isinstance(example, TextExample)
+        ids = torch.tensor([example.targets])[..., None]
+        told = [
+            each.logits(each.collate([example])).cpu().log_softmax(-1).gather(-1, ids)[0, :, 0]
+            for each in references
+        ]
+        factors += (found.owns[key] / torch.stack(told).mean(0)).tolist()
+    assert len(factors) > 20
+    assert factors == pytest.approx([factors[0]] * len(factors), rel=1e-3)
     assert factors[0] != pytest.approx(1, abs=1e-3)
-    first = subject.keys[0]
-    certain = found.owns[first] > -1e-3
-    assert bool((found.owns[first][certain] > -2e-3).all()), "what is certain stays certain"
+
+
+def test_what_is_expected_is_what_the_references_lose(small: UnlearnSpec) -> None:
+    """The oracle scores them; in the run their losses come from the predictions, in one pass."""
+    found = prepared(read_job(small), (0.25, 0.5))
+    keys = found.subjects[0].keys
+    told = [summed_losses(CausalLM.load(each), found.examples, keys) for each in small.references.values()]
+    assert [found.expected[key] for key in keys] == pytest.approx(
+        [sum(each[key] for each in told) / len(told) for key in keys], rel=1e-5
+    )
+    passes = len(small.probe) + len(keys) + len(found.cohort) + 2 * (len(keys) + len(found.cohort))
+    assert found.processed == passes
+
+
+def test_of_nobody_more_than_eight_records_are_compared(small: UnlearnSpec) -> None:
+    """Two people of the cohort are put together, again and again; who has fewer records counts no more."""
+    cohort = small.dev_cohort
+    rows = len(cohort[0])
+    times = -(-9 // rows)
+    many = tuple(
+        tuple(key for keys in (cohort * times)[at : at + times] for key in keys) for at in range(len(cohort))
+    )
+    person = small.forget[0]
+    several = dataclasses.replace(person, keys=(*person.keys, *small.retain)[:9])
+    wider = dataclasses.replace(
+        small, forget=(several,), retain=small.retain[9:], dev_cohort=(*cohort[:3], *many)
+    )
+    found = prepared(read_job(wider), (0.25, 0.5))
+    wanted = [keys[:COHORT_ROWS] for keys in many[:COHORT_MAX]]
+    assert found.cohort == tuple(key for keys in wanted for key in keys)
+    few = dataclasses.replace(wider, dev_cohort=(*cohort, *many[: COHORT_MIN - 1]))
+    refusal = refuses(read_job(few), share_max=1.0, taught=True)
+    assert refusal is not None
+    assert refusal.numbers == {"needed": COHORT_MIN, "allowed": COHORT_MIN - 1, "rows": COHORT_ROWS}
 
 
 def test_the_factor_by_hand() -> None:
