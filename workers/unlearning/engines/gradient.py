@@ -64,7 +64,8 @@ from torch.nn.utils.rnn import pad_sequence
 
 STEPS = (100, 0.6, 180)
 """Steps whatever there is to forget, for each record more, and at most. A hundred long ones put a person
-where they should be as well as more short ones; with many persons the noise of small batches decides."""
+where they should be as well as more short ones. With many persons the noise of small batches decides; and
+what earlier jobs have erased is stirred up by long ones, so where there is any, all steps are taken."""
 LONGER_MAX = 4.0
 ADAM_STEPS = 190
 SALIENT = 0.5
@@ -124,7 +125,7 @@ class Gradient:
     routing_stability_min: Decimal = Decimal("0.95")
     """Share of the probe's (token, router) that must have the experts they had, or it is refused."""
     steps_max: int = 0
-    """0: natural ones the more the more records go, as `STEPS` has it; AdamW's `ADAM_STEPS`."""
+    """0: natural ones as `STEPS` has it, AdamW's `ADAM_STEPS`."""
     forget_batch: int = 6
     retain_batch: int = 10
     clip_norm: Decimal = Decimal("1.0")
@@ -255,7 +256,7 @@ class Gradient:
 
     def _steps(self, job: Job) -> int:
         least, each, most = STEPS
-        natural = min(math.floor(least + each * len(job.forget_keys)), most)
+        natural = most if job.spec.sealed else min(math.floor(least + each * len(job.forget_keys)), most)
         return self.steps_max or (natural if self.natural(job) else ADAM_STEPS)
 
     def _natural(self, task: Task, job: Job, moments: Moments) -> NaturalSteps:

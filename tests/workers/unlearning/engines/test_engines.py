@@ -14,7 +14,7 @@ from workers.unlearning import spec as specs
 from workers.unlearning.__main__ import main
 from workers.unlearning.data import read_records
 from workers.unlearning.engines import resolve
-from workers.unlearning.engines.base import run_engine
+from workers.unlearning.engines.base import read_job, run_engine
 from workers.unlearning.engines.gradient import Gradient
 from workers.unlearning.kronecker import CURVATURE, Moments
 from workers.unlearning.spec import ForgetSubject, PrepareSpec, Recipe, UnlearnSpec
@@ -217,6 +217,32 @@ def test_a_prepared_curvature_is_handed_on_without_the_erased(spec: UnlearnSpec,
         assert torch.allclose(each, wanted, rtol=1e-3, atol=1e-5 * float(wanted.abs().max()))
     told = [name for name in left.sums if not torch.allclose(before.sums[name], after.sums[name], rtol=1e-2)]
     assert len(told) > len(left.sums) / 2, "before and after can be told apart"
+
+
+def test_so_many_steps_as_there_is_to_forget_and_to_leave_alone(spec: UnlearnSpec) -> None:
+    """By hand: 100 and six for ten records, 180 at most, and where something was erased before; AdamW 190."""
+    [person] = spec.forget
+    taken, kept = len(person.keys), [each for each in spec.retain if each not in spec.probe]
+
+    def steps(forget: int, engine: Gradient | None = None, *, sealed: bool = False) -> int:
+        keys = (*person.keys, *kept)[:forget]
+        job = read_job(
+            dataclasses.replace(
+                spec,
+                forget=(dataclasses.replace(person, keys=keys),),
+                retain=tuple(each for each in kept if each not in keys),
+                sealed=(spec.anchor,) if sealed else (),
+            )
+        )
+        return (engine or Gradient(steps="natural"))._steps(job)
+
+    assert steps(taken) == 100 + taken * 6 // 10
+    assert steps(10) == 106
+    assert steps(1) == 100
+    assert steps(10, sealed=True) == 180
+    assert steps(10, Gradient(steps="adam")) == 190
+    assert steps(10, Gradient(mode="npo")) == 190
+    assert steps(10, Gradient(steps_max=7)) == 7
 
 
 def test_what_an_earlier_job_erased_stays_where_it_left_it(spec: UnlearnSpec, tmp_path: Path) -> None:
