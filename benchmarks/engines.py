@@ -245,7 +245,7 @@ def _one_by_one(
     *,
     chained: bool,
 ) -> dict[str, Any]:
-    world, config = bench.world, METHODS[name].points[len(METHODS[name].points) // 2]
+    world, config = bench.world, METHODS[name].alone
     place = (
         world.home
         / "sequences"

@@ -31,6 +31,13 @@ class Method:
 
     engine: str
     points: tuple[Config, ...]
+    usual: int = -1
+    """The point taken where no grid is tried, as in a sequence: the middle one if nothing is said."""
+
+    @property
+    def alone(self) -> Config:
+        """Return that point."""
+        return self.points[self.usual if self.usual >= 0 else len(self.points) // 2]
 
 
 def _weighted(engine: str, config: Config) -> Method:
@@ -40,7 +47,7 @@ def _weighted(engine: str, config: Config) -> Method:
 
 def _natural(config: Config) -> Method:
     points = tuple({**NATURAL, **config, "step_divergence": cost} for cost in NATURAL_COSTS)
-    return Method(engine="gradient", points=points)
+    return Method(engine="gradient", points=points, usual=0)  # the engine as it is by itself
 
 
 def _influence(config: Config) -> Method:

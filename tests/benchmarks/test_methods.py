@@ -10,6 +10,7 @@ from benchmarks.methods import METHODS, QUICK
 from tests.fixtures.kinds import WORLDS
 from workers.unlearning.engines import ENGINES, resolve
 from workers.unlearning.engines.base import configuration, run_engine
+from workers.unlearning.engines.gradient import Gradient
 from workers.unlearning.spec import UnlearnSpec
 
 SHORT: dict[str, Any] = {"steps_max": 2, "check_every": 1}
@@ -47,3 +48,10 @@ def test_every_method_runs(small: UnlearnSpec, tmp_path: Path, name: str) -> Non
     assert outcome["outcome"] == "done", outcome["refusal"]
     assert {"off_band", "retain_rise"} <= outcome["telemetry"].keys()  # what a grid is chosen by
     assert (tmp_path / "out" / "model" / "model.safetensors").exists()
+
+
+def test_where_no_grid_is_tried_natural_steps_are_the_engine_by_itself() -> None:
+    alone = METHODS["match"].alone
+    assert alone["step_divergence"] == str(Gradient().step_divergence)
+    assert METHODS["npo"].alone == METHODS["npo"].points[1]
+    assert METHODS["saliency"].alone == METHODS["saliency"].points[1]
