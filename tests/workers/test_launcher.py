@@ -32,6 +32,9 @@ with (out / "started").open("a") as file:
 print("the words of a record")
 epochs = spec["recipe"]["epochs"]
 if epochs > 600:
+    for other in out.parent.glob("*/spec.json"):  # it fails once all others have begun
+        while not (other.parent / "started").exists():
+            time.sleep(0.01)
     sys.exit(epochs - 600)
 time.sleep(epochs / 10)
 (out / "ended").write_text(str(time.monotonic()))

@@ -7,8 +7,8 @@ A subject's *score* is how much better than expected they are known, in nats per
 records; expected is what the references say that never saw them, or 0 without references. Their *band*
 are the scores of never-trained subjects of the dev cohort under the model the run starts from, on as
 many records each, up to eight. Above it they are remembered, below it over-forgotten: who was never
-there is not strikingly unknown either. What the references say of a record's own tokens is stretched to
-where the band is, so that who descends toward them ends there.
+there is not strikingly unknown either. What the references say of a record's own tokens is stretched out to
+where the band is, so that who descends toward them ends there; it is never drawn in.
 
 Several engines stop on this, and none knows another. Of verdicts, judges and the audit's cohort
 nothing is known here.
@@ -33,7 +33,9 @@ TEACHER_BYTES_MAX = 2 << 30
 """Cached predictions of the references, float32."""
 SCORED_AT_ONCE = 64
 STRETCH_MAX = 2.0
-"""What the cohort says of everybody decides no more than this of one."""
+"""What the cohort says of everybody decides no more than this of one, and never that they end nearer to what
+is known of them than the references are: what is a little too far drifts back in later jobs, what is too
+near is known again."""
 COHORT_MIN = 19
 """Dev subjects with as many records as count of the one to be forgotten; fewer draw no band."""
 COHORT_MAX = 20
@@ -67,7 +69,7 @@ class Prepared:
     """Per forget record the references' mean prediction as log-probabilities, (targets, classes)."""
     owns: Mapping[str, Tensor]
     """Per forget record the log-probability of its own targets in the middle of its subject's band, or as
-    near to it as a factor of `STRETCH_MAX` on what the references say leads."""
+    near to it as a factor of 1 to `STRETCH_MAX` on what the references say leads."""
     expected: Mapping[str, float]
     """Per forget record the summed loss under its references, their mean; 0 without references."""
     anchored: Mapping[str, float]
@@ -237,13 +239,13 @@ def _own(several: Sequence[Tensor], example: Example) -> Tensor:
 def _stretch(subject: Subject, expected: Mapping[str, float], examples: Mapping[str, Example]) -> float:
     """Return by what the references' losses become those in the middle of the band.
 
-    A reference has seen a part of what the model has seen, so it finds somebody never trained on less
-    unlikely, or more, than the model does; by how much is what the cohort's scores say. In the logarithm
-    it is a factor, so that what is certain stays certain.
+    A reference has seen a part of what the model has seen, so it may find somebody never trained on less
+    unlikely than the model does; by how much is what the cohort's scores say. In the logarithm it is a
+    factor, so that what is certain stays certain. Where it finds them more unlikely the factor is 1.
     """
     told = score(dict.fromkeys(subject.keys, 0.0), expected, examples, subject.keys)
     middle = (subject.low + subject.high) / 2
-    return min(max((told - middle) / told, 1 / STRETCH_MAX), STRETCH_MAX) if told > 0 else 1.0
+    return min(max((told - middle) / told, 1.0), STRETCH_MAX) if told > 0 else 1.0
 
 
 class Gauge:

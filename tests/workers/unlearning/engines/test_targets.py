@@ -1,15 +1,19 @@
 """Where somebody is to end: what the references say, as far off as it is for those never trained on."""
 
 import dataclasses
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from workers.unlearning.engines.base import Job, read_job
 from workers.unlearning.engines.targets import (
     COHORT_MAX,
     COHORT_MIN,
     COHORT_ROWS,
+    STRETCH_MAX,
     Prepared,
     Subject,
     prepare,
@@ -29,22 +33,43 @@ def prepared(job: Job, band: tuple[float, float]) -> Prepared:
     return found
 
 
+@pytest.fixture
+def unsure(small: UnlearnSpec, tmp_path: Path) -> UnlearnSpec:
+    """Return a job whose model knows less of strangers than its references do: it was never trained."""
+    shutil.copytree(small.anchor, tmp_path / "untrained")
+    torch.manual_seed(3)
+    model = GPT2LMHeadModel(GPT2Config.from_pretrained(small.anchor))
+    model.save_pretrained(tmp_path / "untrained")
+    return dataclasses.replace(small, anchor=tmp_path / "untrained")
+
+
+def reached(found: Prepared, subject: Subject) -> float:
+    """Return the score of a subject whose records are at their targets."""
+    losses = {key: -float(found.owns[key].sum()) for key in subject.keys}
+    return score(losses, found.expected, found.examples, subject.keys)
+
+
 @pytest.mark.parametrize("band", [(0.25, 0.5), (0.9, 1.0)])
 def test_a_record_at_its_target_puts_its_subject_in_the_middle_of_the_band(
-    small: UnlearnSpec, band: tuple[float, float]
+    unsure: UnlearnSpec, band: tuple[float, float]
 ) -> None:
-    found = prepared(read_job(small), band)
+    found = prepared(read_job(unsure), band)
     [subject] = found.subjects
-    reached = {key: -float(found.owns[key].sum()) for key in subject.keys}
-    assert score(reached, found.expected, found.examples, subject.keys) == pytest.approx(
-        (subject.low + subject.high) / 2, abs=1e-4
-    )
+    assert subject.high < 0
+    assert reached(found, subject) == pytest.approx((subject.low + subject.high) / 2, abs=1e-4)
 
 
-def test_targets_are_the_mean_of_the_references_logarithms_times_one_factor(small: UnlearnSpec) -> None:
+def test_nobody_is_led_nearer_than_the_references_stand(small: UnlearnSpec) -> None:
     found = prepared(read_job(small), (0.25, 0.5))
     [subject] = found.subjects
-    references = [CausalLM.load(each) for each in small.references.values()]
+    assert subject.low > 0.1, "the model knows strangers better than its references do"
+    assert reached(found, subject) == pytest.approx(0, abs=1e-4)
+
+
+def test_targets_are_the_mean_of_the_references_logarithms_times_one_factor(unsure: UnlearnSpec) -> None:
+    found = prepared(read_job(unsure), (0.25, 0.5))
+    [subject] = found.subjects
+    references = [CausalLM.load(each) for each in unsure.references.values()]
     factors = []
     for key in subject.keys:
         example = found.examples[key]
@@ -57,7 +82,7 @@ def test_targets_are_the_mean_of_the_references_logarithms_times_one_factor(smal
         factors += (found.owns[key] / torch.stack(told).mean(0)).tolist()
     assert len(factors) > 20
     assert factors == pytest.approx([factors[0]] * len(factors), rel=1e-3)
-    assert factors[0] != pytest.approx(1, abs=1e-3)
+    assert 1.01 < factors[0] < STRETCH_MAX - 0.01
 
 
 def test_what_is_expected_is_what_the_references_lose(small: UnlearnSpec) -> None:
@@ -100,7 +125,7 @@ def test_the_factor_by_hand() -> None:
     subject = Subject(keys=("a", "b"), low=-0.75, high=-0.25)
     assert stretch(subject, {"a": 6.0, "b": 4.0}, examples) == pytest.approx(2.5 / 2)
     assert stretch(dataclasses.replace(subject, low=-9, high=-9), {"a": 6.0, "b": 4.0}, examples) == 2.0
-    assert stretch(dataclasses.replace(subject, low=9, high=9), {"a": 6.0, "b": 4.0}, examples) == 0.5
+    assert stretch(dataclasses.replace(subject, low=9, high=9), {"a": 6.0, "b": 4.0}, examples) == 1.0
     assert stretch(subject, {"a": 0.0, "b": 0.0}, examples) == 1.0
 
 
