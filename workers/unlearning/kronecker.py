@@ -278,8 +278,8 @@ class NaturalSteps:
 
     def state_dict(self) -> dict[str, Any]:
         """Return what the next step depends on, besides the factors."""
-        return {"taken": self.taken}
+        return {"taken": self.taken, "divergence": self.divergence}
 
     def load_state_dict(self, state: Mapping[str, Any], /) -> None:
         """Go on from a state."""
-        self.taken = int(state["taken"])
+        self.taken, self.divergence = int(state["taken"]), float(state["divergence"])
