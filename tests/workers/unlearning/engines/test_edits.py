@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.workers.unlearning.engines.worlds import with_many_records
 from workers.unlearning import checkpoints
 from workers.unlearning.checkpoints import Delta, digest
 from workers.unlearning.curvature import mlp_outputs
@@ -180,6 +181,18 @@ def hidden(
     assert outcome["records_processed"] > 0
     run(by_heart, out / "again", name, config)
     return out
+
+
+@pytest.mark.parametrize(("name", "config"), SUPPRESSIONS)
+def test_somebody_may_have_more_records_than_are_compared(
+    by_heart: UnlearnSpec, tmp_path: Path, name: str, config: dict[str, Any]
+) -> None:
+    """Of the dev cohort only what is compared was encoded, and no more is looked at."""
+    wider = with_many_records(by_heart)
+    outcome = run(wider, tmp_path / "out", name, config | {"forget_share_max": "0.5"})
+    assert outcome["outcome"] == "done", outcome["refusal"]
+    rise = [losses(wider, each, wider.forget[0].keys) for each in (wider.anchor, tmp_path / "out" / "model")]
+    assert rise[1] > rise[0] + 0.1
 
 
 def test_what_goes_is_hidden_and_what_stays_is_still_known(by_heart: UnlearnSpec, hidden: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from tests.workers.unlearning.engines.worlds import with_many_records
 from workers.unlearning.engines.base import Job, read_job
 from workers.unlearning.engines.targets import (
     COHORT_MAX,
@@ -98,22 +99,14 @@ def test_what_is_expected_is_what_the_references_lose(small: UnlearnSpec) -> Non
 
 
 def test_of_nobody_more_than_eight_records_are_compared(small: UnlearnSpec) -> None:
-    """Two people of the cohort are put together, again and again; who has fewer records counts no more."""
-    cohort = small.dev_cohort
-    rows = len(cohort[0])
-    times = -(-9 // rows)
-    many = tuple(
-        tuple(key for keys in (cohort * times)[at : at + times] for key in keys) for at in range(len(cohort))
-    )
-    person = small.forget[0]
-    several = dataclasses.replace(person, keys=(*person.keys, *small.retain)[:9])
-    wider = dataclasses.replace(
-        small, forget=(several,), retain=small.retain[9:], dev_cohort=(*cohort[:3], *many)
-    )
-    found = prepared(read_job(wider), (0.25, 0.5))
+    """Who has fewer records than are compared counts no more."""
+    wider = with_many_records(small)
+    many = wider.dev_cohort
+    mixed = dataclasses.replace(wider, dev_cohort=(*small.dev_cohort[:3], *many))
+    found = prepared(read_job(mixed), (0.25, 0.5))
     wanted = [keys[:COHORT_ROWS] for keys in many[:COHORT_MAX]]
     assert found.cohort == tuple(key for keys in wanted for key in keys)
-    few = dataclasses.replace(wider, dev_cohort=(*cohort, *many[: COHORT_MIN - 1]))
+    few = dataclasses.replace(wider, dev_cohort=(*small.dev_cohort, *many[: COHORT_MIN - 1]))
     refusal = refuses(read_job(few), share_max=1.0, taught=True)
     assert refusal is not None
     assert refusal.numbers == {"needed": COHORT_MIN, "allowed": COHORT_MIN - 1, "rows": COHORT_ROWS}
