@@ -1,5 +1,6 @@
 """Passes of the text scan: files that are away or come later, workers that die, late news."""
 
+import itertools
 import multiprocessing
 import os
 import signal
@@ -13,6 +14,7 @@ import fsspec
 import pytest
 from fsspec.implementations.local import LocalFileSystem
 from sqlalchemy import func, select, text
+from sqlalchemy.exc import DBAPIError
 
 from app.auth.service import Caller as Principal
 from app.config import Settings
@@ -231,6 +233,77 @@ def test_killed_at_any_line_it_is_done_once(
     with transaction() as session:
         assert session.scalars(select(RequestScan.records)).all() == [5, 5]
         assert session.scalar(select(func.count()).select_from(RequestProposal)) == 4
+
+
+def test_who_cannot_be_put_off_keeps_nobody_waiting(
+    portal: Caller,
+    officer: Caller,
+    registered: Register,
+    read: Read,
+    worker: Transaction,
+    transaction: Transaction,
+    clock: StillClock,
+) -> None:
+    """The reader of both was killed; that it was a try cannot be written of the first."""
+    registered(LINES)
+    receipts = [ask(portal), both(portal)]
+    with worker() as session:
+        assert len(scan.claim(session, now=clock())) == 2
+    clock.advance(minutes=10)
+    with transaction() as session:
+        session.execute(
+            text(
+                "CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'no'; END $$;"
+                " CREATE TRIGGER never BEFORE UPDATE ON request_scans FOR EACH ROW"
+                f" WHEN (NEW.request_id = '{id_of(receipts[0])}' AND NEW.tries > OLD.tries) EXECUTE FUNCTION fail()"
+            )
+        )
+    later = ask(portal, EVE)
+    with pytest.raises(DBAPIError):
+        read()
+    states = [index(officer, each) for each in (*receipts, later)]
+    assert states == ["searched", "unavailable", "searched"], "its try is not counted, and all are read for"
+    with transaction() as session:
+        session.execute(text("DROP FUNCTION fail CASCADE"))
+    clock.advance(minutes=1)
+    assert read() == 1
+    assert index(officer, receipts[1]) == "searched"
+
+
+def _die_late(url: str, epochs: Path, now: datetime) -> None:
+    """Conclude the first request, each look at the clock a minute after the one before."""
+    os.environ["LETHE_FAILPOINT"] = "scan.concluded"
+    keys = EpochKeys(epochs, clock=lambda: now)
+    minutes = itertools.count()
+    engine = connect(url, statement_seconds=5)
+    passing.scan(
+        transactions(engine, {sealed.INFO: keys}), clock=lambda: now + timedelta(minutes=next(minutes))
+    )
+
+
+def test_while_requests_are_concluded_the_others_stay_claimed(
+    portal: Caller,
+    registered: Register,
+    settings: Settings,
+    clock: StillClock,
+    database_url: str,
+    transaction: Transaction,
+) -> None:
+    registered(LINES)
+    for _ in range(2):
+        ask(portal)
+    began = clock()
+    child = multiprocessing.get_context("spawn").Process(
+        target=_die_late, args=(database_url, settings.epochs, began)
+    )
+    child.start()
+    child.join(60)
+    assert child.exitcode == -signal.SIGKILL
+    with transaction() as session:
+        [until] = session.scalars(select(RequestScan.claimed_until).where(RequestScan.state == "open"))
+    claimed = began + timedelta(minutes=1, seconds=scan.CLAIM_SECONDS)
+    assert until is not None
+    assert until > claimed, "said again before the first was concluded, and not when the pass began alone"
 
 
 def test_who_comes_during_a_pass_waits_for_the_next_and_late_news_count_once(
