@@ -26,6 +26,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, Protocol
 
 from workers.unlearning import checkpoints, determinism
@@ -61,7 +62,9 @@ CREDIT = 50.0
 """How many times what was said the first natural step may cost. On models that are not sure of everything
 it costs 15 to 33 times as much, on one that is, 660 times."""
 TRIED_ON = 16
-"""Retained records on which it is tried out."""
+"""Retained records on which it is tried out, or as many as the next number has room for."""
+TRIAL_BYTES = 1 << 28
+"""Predictions before the trial, float32; those after it take as much again."""
 SHORTER_MAX = 40
 """Halvings of what steps may cost."""
 SETTLED = math.log(2)
@@ -293,8 +296,7 @@ class Descent:
         """Halve what steps may cost until the first, along the gradient that is there, costs no more than
         `CREDIT` times what was said: KL(before || after) on retained records, nats per token.
         """  # noqa: D205  one sentence
-        order = determinism.seed_for(self.job.spec.seed, "trial")
-        keys = epoch_order(self.rehearsed, order, 0)[:TRIED_ON]
+        keys = self.tried_on()
         before = predictions_of(self.task, self.prepared.examples, keys)
         allowed = CREDIT * steps.divergence
         for _ in range(SHORTER_MAX):
@@ -307,6 +309,13 @@ class Descent:
                 break
             steps.divergence /= 2
         self.gauge.processed += len(keys)
+
+    def tried_on(self) -> list[str]:
+        """Return the records of the trial: one at least."""
+        order = determinism.seed_for(self.job.spec.seed, "trial")
+        keys = epoch_order(self.rehearsed, order, 0)[:TRIED_ON]
+        sizes = accumulate(4 * self.task.classes * len(self.prepared.examples[key].targets) for key in keys)
+        return keys[: max(sum(size <= TRIAL_BYTES for size in sizes), 1)]
 
     def due(self, step: int) -> tuple[list[str], list[str]]:
         """Return the keys of a step; it depends on the step and on who is active, on nothing before."""

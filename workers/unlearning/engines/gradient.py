@@ -100,7 +100,8 @@ class Gradient:
     step_divergence: Decimal = Decimal("0.00012")
     """What the first natural step may cost those who stay, in nats per token, times the root of the share
     of the records that go; later steps cost less. It is said for the most steps (`STEPS`): of fewer each is
-    so much longer that all together lead as far, but no more than twice as long, and of more shorter."""
+    so much longer that all together lead as far, but no more than twice as long, and of more shorter. All
+    are shorter where the first one, tried out, costs far more than was said (`Descent.shorten`)."""
     curvature_records: int = 2048
     """Retained records on which the curvature is measured where none was prepared."""
     guard_weight: int = 16

@@ -9,6 +9,7 @@ import torch
 
 from workers.unlearning import checkpoints
 from workers.unlearning.data import read_records
+from workers.unlearning.engines import descent
 from workers.unlearning.engines.base import run_engine
 from workers.unlearning.engines.descent import CREDIT, Descent
 from workers.unlearning.engines.gradient import Gradient
@@ -114,6 +115,23 @@ def test_what_was_shortened_is_so_after_an_interruption(sure: UnlearnSpec, tmp_p
     run_engine(NATURAL, sure)
     first, second = (each.out / "model" / "model.safetensors" for each in (whole, sure))
     assert checkpoints.digest(first) == checkpoints.digest(second)
+
+
+@pytest.mark.parametrize(("room", "taken"), [(descent.TRIAL_BYTES, 16), (0, 1)])
+def test_the_trial_takes_as_many_records_as_there_is_room_for(
+    sure: UnlearnSpec, monkeypatch: pytest.MonkeyPatch, room: int, taken: int
+) -> None:
+    looks: list[int] = []
+    real = Descent.tried_on
+
+    def watched(loop: Descent) -> list[str]:
+        looks.append(len(real(loop)))
+        return real(loop)
+
+    monkeypatch.setattr(descent, "TRIAL_BYTES", room)
+    monkeypatch.setattr(Descent, "tried_on", watched)
+    run_engine(NATURAL, sure)
+    assert looks == [taken]
 
 
 def test_the_trial_is_counted(sure: UnlearnSpec, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
