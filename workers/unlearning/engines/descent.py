@@ -293,9 +293,11 @@ class Descent:
         self.gauge.processed += len(forget) + len(retain)
 
     def shorten(self, steps: NaturalSteps) -> None:
-        """Halve what steps may cost until the first, along the gradient that is there, costs no more than
-        `CREDIT` times what was said: KL(before || after) on retained records, nats per token.
-        """  # noqa: D205  one sentence
+        """Halve what steps may cost until the first costs no more than `CREDIT` times what was said.
+
+        It is taken along the gradient that is there, and back again; what it costs is KL(before || after)
+        on retained records, in nats per token.
+        """
         keys = self.tried_on()
         before = predictions_of(self.task, self.prepared.examples, keys)
         allowed = CREDIT * steps.divergence
