@@ -6,7 +6,6 @@ import random
 import signal
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -19,18 +18,15 @@ from app.erasure.near import service as near
 from app.erasure.near.repository import Searches
 from app.errors import Unavailable
 from app.queue import Stage
-from app.records import ingestion
 from app.records import service as records
-from app.records.sketches import service as sketches
 from app.storage.database import Transaction, connect, transactions
 from app.storage.keyring import Keyring
 from app.tables import AuditEvent, Dataset, Outbox, Record, RequestProposal, RequestSearch
 from tests.app.erasure.asking import REQUESTS, act, approve, ask, id_of, kinds, refused, shown
+from tests.app.erasure.registering import Register, sketch
 from tests.fixtures.api import Caller, Callers, StillClock
-from tests.fixtures.records import write_jsonl
-from tests.fixtures.world import ADA, BOB, EVE, World
+from tests.fixtures.world import ADA, BOB, EVE
 
-Near = Callable[..., Path]
 CANARY = "quetzalcoatlus"
 
 
@@ -55,33 +51,6 @@ TWINS = [
     line("far", BOB, story(2)),
     line("eve-1", EVE, story(3)),
 ]
-
-
-@pytest.fixture
-def registered(
-    world: World, transaction: Transaction, keyring: Keyring, tmp_path: Path, clock: StillClock
-) -> Near:
-    """Register a dataset as the workers do, and a model that learned from it."""
-
-    def make(lines: list[dict[str, Any]], *, name: str = "people", sketched: bool = True) -> Path:
-        path = write_jsonl(tmp_path / f"{name}.jsonl", lines)
-        with transaction() as session:
-            dataset_id = records.register(
-                session, world.owner, name=name, uri=str(path), hold_back=0, lottery_key=keyring.lottery, at=clock()
-            ).id  # fmt: skip
-        ingestion.ingest(transaction, dataset_id, keyring=keyring, work=tmp_path / "work", clock=clock)
-        world.model(f"of-{name}", dataset_id)
-        if sketched:
-            sketch(transaction, keyring, clock, dataset_id)
-        return path
-
-    return make
-
-
-def sketch(transaction: Transaction, keyring: Keyring, clock: StillClock, dataset_id: UUID) -> None:
-    sketches.sketch(
-        transaction, dataset_id, sketch_key=keyring.sketch, content_key=keyring.content, clock=clock
-    )
 
 
 @pytest.fixture
@@ -110,7 +79,7 @@ def test_a_twin_is_proposed_and_adopted_by_a_person_and_two_approve(
     portal: Caller,
     officer: Caller,
     callers: Callers,
-    registered: Near,
+    registered: Register,
     search: Callable[..., None],
     transaction: Transaction,
 ) -> None:
@@ -154,7 +123,7 @@ def test_a_twin_is_proposed_and_adopted_by_a_person_and_two_approve(
 
 
 def test_what_is_declined_is_never_proposed_again(
-    portal: Caller, officer: Caller, registered: Near, search: Callable[..., None]
+    portal: Caller, officer: Caller, registered: Register, search: Callable[..., None]
 ) -> None:
     registered(TWINS)
     receipt = ask(portal)
@@ -169,7 +138,7 @@ def test_what_is_declined_is_never_proposed_again(
 
 
 def test_an_adopted_one_can_be_declined_again_and_then_is_no_part_of_the_set(
-    portal: Caller, officer: Caller, registered: Near, search: Callable[..., None]
+    portal: Caller, officer: Caller, registered: Register, search: Callable[..., None]
 ) -> None:
     registered(TWINS)
     receipt = ask(portal)
@@ -185,7 +154,7 @@ def test_an_adopted_one_can_be_declined_again_and_then_is_no_part_of_the_set(
 
 @pytest.mark.parametrize("by", ["subject", "records"])
 def test_it_does_not_matter_how_the_records_were_named(
-    portal: Caller, officer: Caller, registered: Near, search: Callable[..., None], by: str
+    portal: Caller, officer: Caller, registered: Register, search: Callable[..., None], by: str
 ) -> None:
     registered(TWINS)
     body = {"subject": {"type": "email", "value": ADA}, "records": {"dataset": "people", "ids": ["ada-1"]}}
@@ -201,7 +170,7 @@ def test_it_does_not_matter_how_the_records_were_named(
 
 
 def test_where_nothing_is_near_nobody_waits_for_a_worker(
-    portal: Caller, officer: Caller, registered: Near, transaction: Transaction
+    portal: Caller, officer: Caller, registered: Register, transaction: Transaction
 ) -> None:
     registered(TWINS)
     receipt = ask(portal, EVE)
@@ -212,7 +181,7 @@ def test_where_nothing_is_near_nobody_waits_for_a_worker(
 
 
 def test_those_who_come_at_once_are_asked_about_at_once_and_answered_each(
-    registered: Near, transaction: Transaction
+    registered: Register, transaction: Transaction
 ) -> None:
     registered([*TWINS, line("old", BOB, changed(story(3), 9)), line("plant", BOB, changed(story(2), 9))])
     with transaction() as session:
@@ -237,7 +206,11 @@ def test_those_who_come_at_once_are_asked_about_at_once_and_answered_each(
 
 
 def test_a_candidate_that_is_not_near_enough_is_not_shown(
-    portal: Caller, officer: Caller, registered: Near, search: Callable[..., None], transaction: Transaction
+    portal: Caller,
+    officer: Caller,
+    registered: Register,
+    search: Callable[..., None],
+    transaction: Transaction,
 ) -> None:
     registered([line("ada-1", ADA, story(1)), line("half", BOB, [*story(1)[:48], *story(2)[:14]])])
     with transaction() as session:
@@ -253,7 +226,11 @@ def test_a_candidate_that_is_not_near_enough_is_not_shown(
 
 
 def test_twins_in_another_dataset_are_found_and_plants_and_the_erased_are_not(
-    portal: Caller, officer: Caller, registered: Near, search: Callable[..., None], transaction: Transaction
+    portal: Caller,
+    officer: Caller,
+    registered: Register,
+    search: Callable[..., None],
+    transaction: Transaction,
 ) -> None:
     registered([line("ada-1", ADA, story(1)), line("gone", BOB, changed(story(1), 9))])
     registered(
@@ -271,7 +248,7 @@ def test_twins_in_another_dataset_are_found_and_plants_and_the_erased_are_not(
 
 
 def test_what_is_near_to_an_adopted_one_is_proposed_in_turn(
-    portal: Caller, officer: Caller, registered: Near, search: Callable[..., None]
+    portal: Caller, officer: Caller, registered: Register, search: Callable[..., None]
 ) -> None:
     registered([
         line("ada-1", ADA, story(1)),
@@ -291,7 +268,7 @@ def test_what_is_near_to_an_adopted_one_is_proposed_in_turn(
 def test_more_than_one_can_look_at_come_one_batch_after_another(
     portal: Caller,
     officer: Caller,
-    registered: Near,
+    registered: Register,
     search: Callable[..., None],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -320,7 +297,7 @@ def test_more_than_one_can_look_at_come_one_batch_after_another(
 def test_nothing_is_not_said_before_the_index_is_there_and_is_said_without_being_asked_again(
     portal: Caller,
     officer: Caller,
-    registered: Near,
+    registered: Register,
     transaction: Transaction,
     keyring: Keyring,
     clock: StillClock,
@@ -348,7 +325,7 @@ def test_nothing_is_not_said_before_the_index_is_there_and_is_said_without_being
 
 
 def test_who_was_sought_by_contents_while_a_dataset_was_read_is_looked_for_again(
-    portal: Caller, officer: Caller, registered: Near, transaction: Transaction
+    portal: Caller, officer: Caller, registered: Register, transaction: Transaction
 ) -> None:
     registered(TWINS)
     with transaction() as session:
@@ -363,7 +340,7 @@ def test_who_was_sought_by_contents_while_a_dataset_was_read_is_looked_for_again
 def test_without_the_texts_it_is_tried_ever_later_and_a_person_may_go_on_without(
     portal: Caller,
     officer: Caller,
-    registered: Near,
+    registered: Register,
     search: Callable[..., None],
     transaction: Transaction,
     clock: StillClock,
@@ -392,7 +369,7 @@ def test_without_the_texts_it_is_tried_ever_later_and_a_person_may_go_on_without
 
 
 def test_a_search_goes_on_once_the_texts_are_back(
-    portal: Caller, officer: Caller, registered: Near, search: Callable[..., None], clock: StillClock
+    portal: Caller, officer: Caller, registered: Register, search: Callable[..., None], clock: StillClock
 ) -> None:
     path = registered(TWINS)
     receipt = ask(portal)
@@ -417,7 +394,7 @@ def _die(url: str, request_id: UUID, key: bytes, now: datetime) -> None:
 
 
 def test_killed_before_it_concludes_it_is_found_again(
-    portal: Caller, officer: Caller, registered: Near, search: Callable[..., None],
+    portal: Caller, officer: Caller, registered: Register, search: Callable[..., None],
     keyring: Keyring, clock: StillClock, database_url: str, transaction: Transaction,
 ) -> None:  # fmt: skip
     registered(TWINS)
@@ -437,7 +414,7 @@ def test_killed_before_it_concludes_it_is_found_again(
 def test_heard_twice_it_is_concluded_once(
     portal: Caller,
     officer: Caller,
-    registered: Near,
+    registered: Register,
     search: Callable[..., None],
     transaction: Transaction,
     clock: StillClock,
@@ -462,7 +439,7 @@ def test_heard_twice_it_is_concluded_once(
 def test_a_search_for_a_set_that_is_no_more_concludes_nothing(
     portal: Caller,
     officer: Caller,
-    registered: Near,
+    registered: Register,
     transaction: Transaction,
     clock: StillClock,
     search: Callable[..., None],
@@ -484,7 +461,7 @@ def test_a_search_for_a_set_that_is_no_more_concludes_nothing(
 def test_of_a_request_that_was_withdrawn_nothing_is_read(
     portal: Caller,
     officer: Caller,
-    registered: Near,
+    registered: Register,
     search: Callable[..., None],
     transaction: Transaction,
     clock: StillClock,
@@ -502,7 +479,7 @@ def test_of_a_request_that_was_withdrawn_nothing_is_read(
 
 
 def test_a_machine_decides_nothing(
-    portal: Caller, callers: Callers, registered: Near, search: Callable[..., None]
+    portal: Caller, callers: Callers, registered: Register, search: Callable[..., None]
 ) -> None:
     registered(TWINS)
     receipt = ask(portal)
@@ -513,7 +490,7 @@ def test_a_machine_decides_nothing(
 
 
 def test_only_what_is_proposed_can_be_decided_on(
-    portal: Caller, officer: Caller, registered: Near, search: Callable[..., None]
+    portal: Caller, officer: Caller, registered: Register, search: Callable[..., None]
 ) -> None:
     registered(TWINS)
     receipt = ask(portal, EVE)
@@ -529,7 +506,7 @@ def test_only_what_is_proposed_can_be_decided_on(
 
 
 def test_it_can_be_switched_off_by_policy(
-    portal: Caller, officer: Caller, registered: Near, monkeypatch: pytest.MonkeyPatch
+    portal: Caller, officer: Caller, registered: Register, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     load = policy.load
     off = load("default").near_duplicates.model_copy(update={"search": False})

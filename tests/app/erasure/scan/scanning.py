@@ -1,14 +1,12 @@
 """What the tests of the text scan ask, and the texts that they are asked of."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from tests.app.erasure.asking import REQUESTS, act, shown
 from tests.fixtures.api import Caller
 from tests.fixtures.world import ADA, BOB, EVE
 
-Register = Callable[..., Path]
 Read = Callable[[], int]
 PHONE = {"type": "phone", "value": "+49 170 1234567"}
 CANARY = "quetzalcoatlus"

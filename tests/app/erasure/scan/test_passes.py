@@ -30,10 +30,10 @@ from app.storage.database import Transaction, connect, transactions
 from app.storage.epochs import EpochKeys
 from app.tables import Record, RequestProposal, RequestScan
 from tests.app.erasure.asking import act, ask, id_of, kinds, refused, shown
+from tests.app.erasure.registering import Register
 from tests.app.erasure.scan.scanning import (
     LINES,
     Read,
-    Register,
     both,
     decide,
     index,

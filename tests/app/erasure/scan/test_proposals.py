@@ -23,11 +23,11 @@ from app.storage.database import Transaction
 from app.storage.keyring import Keyring
 from app.tables import AuditEvent, Outbox, Record, RequestProposal, RequestScan
 from tests.app.erasure.asking import REQUESTS, act, approve, ask, id_of, kinds, refused, shown
+from tests.app.erasure.registering import Register
 from tests.app.erasure.scan.scanning import (
     CANARY,
     LINES,
     Read,
-    Register,
     both,
     decide,
     index,
