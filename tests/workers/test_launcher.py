@@ -32,8 +32,9 @@ with (out / "started").open("a") as file:
 print("the words of a record")
 epochs = spec["recipe"]["epochs"]
 if epochs > 600:
+    until = time.monotonic() + 20
     for other in out.parent.glob("*/spec.json"):  # it fails once all others have begun
-        while not (other.parent / "started").exists():
+        while not (other.parent / "progress.json").exists() and time.monotonic() < until:
             time.sleep(0.01)
     sys.exit(epochs - 600)
 time.sleep(epochs / 10)

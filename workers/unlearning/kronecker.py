@@ -28,6 +28,7 @@ no sums that a record could leave. Knows no objective, no target, no model class
 import json
 import math
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -257,8 +258,22 @@ class NaturalSteps:
 
         `divergence` is in nats per token; `damping` a share of each matrix's mean curvature.
         """
-        self.factors, self.damping, self.divergence, self.steps = factors, damping, divergence, steps
-        self.taken = 0
+        self.factors, self.damping, self.said, self.steps = factors, damping, divergence, steps
+        self.taken, self.halvings = 0, 0
+
+    @property
+    def divergence(self) -> float:
+        """What the first step may cost: half of what was said for each halving."""
+        return math.ldexp(self.said, -self.halvings)
+
+    @contextmanager
+    def on_trial(self) -> Iterator[None]:
+        """Count no step that is taken in here."""
+        taken = self.taken
+        try:
+            yield
+        finally:
+            self.taken = taken
 
     def zero_grad(self, *, set_to_none: bool = True) -> None:
         """Forget the gradients."""
@@ -278,8 +293,8 @@ class NaturalSteps:
 
     def state_dict(self) -> dict[str, Any]:
         """Return what the next step depends on, besides the factors."""
-        return {"taken": self.taken, "divergence": self.divergence}
+        return {"taken": self.taken, "halvings": self.halvings}
 
     def load_state_dict(self, state: Mapping[str, Any], /) -> None:
         """Go on from a state."""
-        self.taken, self.divergence = int(state["taken"]), float(state["divergence"])
+        self.taken, self.halvings = int(state["taken"]), int(state["halvings"])

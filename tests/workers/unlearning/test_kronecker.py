@@ -210,6 +210,10 @@ def test_steps_go_on_where_they_were() -> None:
     factors.matrices = {}
     first = NaturalSteps(factors, damping=0.1, divergence=1e-4, steps=4)
     first.step()
+    first.halvings = 3
     second = NaturalSteps(factors, damping=0.1, divergence=1e-4, steps=4)
     second.load_state_dict(first.state_dict())
+    assert (second.taken, second.divergence) == (1, 1e-4 / 8)
+    with second.on_trial():
+        second.step()
     assert second.taken == 1

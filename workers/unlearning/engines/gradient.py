@@ -77,7 +77,7 @@ class Gradient:
     """Gradient descent on both sides at once, to a target and within a budget."""
 
     id: ClassVar[str] = "gradient"
-    version: ClassVar[str] = "3"
+    version: ClassVar[str] = "4"
     guarantee: ClassVar[Guarantee] = "approximate"
     aim: ClassVar[Aim] = "erasure"
 
@@ -247,8 +247,8 @@ class Gradient:
         """Return whether steps weigh what they cost those who stay.
 
         Of a classifier that is sure of every label the curvature is next to nothing, so that any step
-        looks cheap: on the small worlds of the suite natural steps cost those who stay 4 to 5 nats, and
-        AdamW's next to none. They are a classifier's only where they are asked for.
+        looks cheap: before steps were tried out, those of the suite's small worlds cost who stays 4 to 5
+        nats, and AdamW's next to none. They are a classifier's only where they are asked for.
         """
         free = self.scope == "full" and self.mask == self.quant_noise == "none" and not self.project
         free = free and self.router == "none"  # the experts of a mixture are no matrices of their own

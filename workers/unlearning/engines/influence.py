@@ -59,6 +59,7 @@ from workers.unlearning.engines.targets import (
     Gauge,
     Look,
     Prepared,
+    divergence_from,
     inspect,
     predictions_of,
     prepare,
@@ -442,12 +443,8 @@ class _Step:
 
     def _divergence(self, before: Mapping[str, Tensor]) -> float:
         """Return KL(before || now) over records, nats per token."""
-        now = predictions_of(self.task, self.prepared.examples, list(before))
-        self.passes += len(now)
-        total = sum(
-            float(F.kl_div(now[key], each, log_target=True, reduction="sum")) for key, each in before.items()
-        )
-        return total / sum(len(each) for each in now.values())
+        self.passes += len(before)
+        return divergence_from(self.task, self.prepared.examples, before)
 
     @torch.no_grad()
     def _move(self, step: Mapping[str, Tensor]) -> None:

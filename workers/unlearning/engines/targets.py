@@ -8,7 +8,8 @@ records; expected is what the references say that never saw them, or 0 without r
 are the scores of never-trained subjects of the dev cohort under the model the run starts from, on as
 many records each, up to eight. Above it they are remembered, below it over-forgotten: who was never
 there is not strikingly unknown either. What the references say of a record's own tokens is stretched out to
-where the band is, so that who descends toward them ends there; it is never drawn in.
+the middle of the band, so that who descends toward them ends there. Nobody is led nearer than the references
+stand: where the cohort does, the band of who descends toward them is moved out to it.
 
 Several engines stop on this, and none knows another. Of verdicts, judges and the audit's cohort
 nothing is known here.
@@ -33,9 +34,7 @@ TEACHER_BYTES_MAX = 2 << 30
 """Cached predictions of the references, float32."""
 SCORED_AT_ONCE = 64
 STRETCH_MAX = 2.0
-"""What the cohort says of everybody decides no more than this of one, and never that they end nearer to what
-is known of them than the references are: what is a little too far drifts back in later jobs, what is too
-near is known again."""
+"""What the cohort says of everybody decides no more than this of one."""
 COHORT_MIN = 19
 """Dev subjects with as many records as count of the one to be forgotten; fewer draw no band."""
 COHORT_MAX = 20
@@ -69,7 +68,7 @@ class Prepared:
     """Per forget record the references' mean prediction as log-probabilities, (targets, classes)."""
     owns: Mapping[str, Tensor]
     """Per forget record the log-probability of its own targets in the middle of its subject's band, or as
-    near to it as a factor of 1 to `STRETCH_MAX` on what the references say leads."""
+    near to it as a factor of `STRETCH_MAX` on what the references say leads."""
     expected: Mapping[str, float]
     """Per forget record the summed loss under its references, their mean; 0 without references."""
     anchored: Mapping[str, float]
@@ -175,6 +174,9 @@ def prepare(
         counted = min(len(each.keys), rows)
         scores = [score(anchored, wanted, examples, keys[:counted]) for keys in dev]
         low, high = (quantile(scores, share) for share in band)
+        if predicted:  # what is a little too far drifts back in later jobs; what is too near is known again
+            nearer = max((low + high) / 2, 0.0)
+            low, high = low - nearer, high - nearer
         subject = Subject(keys=each.keys, low=low, high=high)
         subjects.append(subject)
         means |= {key: wanted[key] for key in each.keys}
@@ -241,11 +243,11 @@ def _stretch(subject: Subject, expected: Mapping[str, float], examples: Mapping[
 
     A reference has seen a part of what the model has seen, so it may find somebody never trained on less
     unlikely than the model does; by how much is what the cohort's scores say. In the logarithm it is a
-    factor, so that what is certain stays certain. Where it finds them more unlikely the factor is 1.
+    factor, so that what is certain stays certain.
     """
     told = score(dict.fromkeys(subject.keys, 0.0), expected, examples, subject.keys)
     middle = (subject.low + subject.high) / 2
-    return min(max((told - middle) / told, 1.0), STRETCH_MAX) if told > 0 else 1.0
+    return min((told - middle) / told, STRETCH_MAX) if told > 0 else 1.0
 
 
 class Gauge:
@@ -315,6 +317,16 @@ def predictions_of(task: Task, examples: Mapping[str, Example], keys: Sequence[s
             for row, place in enumerate(places):
                 found[keys[place]] = log_probs[row, : len(examples[keys[place]].targets)].clone()
     return found
+
+
+def divergence_from(task: Task, examples: Mapping[str, Example], before: Mapping[str, Tensor]) -> float:
+    """Return KL(before || now) over the tokens of these records that carry loss, nats per token."""
+    now = predictions_of(task, examples, list(before))
+    total = 0.0
+    for key, told in before.items():
+        counted = task.collate([examples[key]]).counted[0, : len(told)].cpu()
+        total += float(F.kl_div(now[key][counted], told[counted], log_target=True, reduction="sum"))
+    return total / sum(examples[key].tokens for key in before)
 
 
 def score(

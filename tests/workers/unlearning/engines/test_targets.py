@@ -63,8 +63,15 @@ def test_a_record_at_its_target_puts_its_subject_in_the_middle_of_the_band(
 def test_nobody_is_led_nearer_than_the_references_stand(small: UnlearnSpec) -> None:
     found = prepared(read_job(small), (0.25, 0.5))
     [subject] = found.subjects
-    assert subject.low > 0.1, "the model knows strangers better than its references do"
     assert reached(found, subject) == pytest.approx(0, abs=1e-4)
+    assert subject.low == pytest.approx(-subject.high)
+    # Without their predictions nobody descends to them, and the band is the cohort's own.
+    task = CausalLM.load(small.anchor)
+    job = read_job(small)
+    told = prepare(job, task, predicted=False, teachers_max=4, band=(0.25, 0.5))
+    assert isinstance(told, Prepared)
+    assert told.subjects[0].low > 0.1, "the model knows strangers better than its references do"
+    assert told.subjects[0].high - told.subjects[0].low == pytest.approx(subject.high - subject.low, rel=1e-3)
 
 
 def test_targets_are_the_mean_of_the_references_logarithms_times_one_factor(unsure: UnlearnSpec) -> None:
@@ -118,7 +125,7 @@ def test_the_factor_by_hand() -> None:
     subject = Subject(keys=("a", "b"), low=-0.75, high=-0.25)
     assert stretch(subject, {"a": 6.0, "b": 4.0}, examples) == pytest.approx(2.5 / 2)
     assert stretch(dataclasses.replace(subject, low=-9, high=-9), {"a": 6.0, "b": 4.0}, examples) == 2.0
-    assert stretch(dataclasses.replace(subject, low=9, high=9), {"a": 6.0, "b": 4.0}, examples) == 1.0
+    assert stretch(dataclasses.replace(subject, low=-1, high=1), {"a": 6.0, "b": 4.0}, examples) == 1.0
     assert stretch(subject, {"a": 0.0, "b": 0.0}, examples) == 1.0
 
 
