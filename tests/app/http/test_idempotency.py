@@ -12,6 +12,7 @@ from app.http import idempotency, receipts
 from app.storage.database import Transaction
 from app.tables import AuditEvent, ErasureRequest, IdempotencyKey, Outbox
 from tests.fixtures.api import Caller, Callers, StillClock
+from tests.fixtures.refusing import refusing
 from tests.fixtures.world import ADA, BOB
 
 REQUESTS = "/v1/erasure-requests"
@@ -97,20 +98,12 @@ def test_a_failed_call_frees_its_key(portal: Caller, transaction: Transaction, m
 
 def test_a_commit_that_fails_is_not_answered_as_done(portal: Caller, transaction: Transaction) -> None:
     """The receipt, the request, its events and its bells are there together or not at all."""
-    with transaction() as session:
-        session.execute(
-            text(
-                "CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'no'; END $$;"
-                " CREATE CONSTRAINT TRIGGER at_commit AFTER INSERT ON erasure_requests"
-                " DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION fail()"
-            )
-        )
-    answer = portal.post(REQUESTS, body(), key="k1")
+    with refusing(transaction, "AFTER INSERT ON erasure_requests DEFERRABLE INITIALLY DEFERRED FOR EACH ROW"):
+        answer = portal.post(REQUESTS, body(), key="k1")
     assert (answer.status_code, answer.json()["code"]) == (503, "not-committed")
     assert answer.headers["retry-after"]
     with transaction() as session:
         before = session.scalar(select(func.count()).where(AuditEvent.kind.startswith("request.")))
-        session.execute(text("DROP FUNCTION fail CASCADE"))
     assert (before, count(transaction, ErasureRequest), count(transaction, Outbox)) == (0, 0, 0)
     assert portal.post(REQUESTS, body(), key="k1").status_code == 201
 

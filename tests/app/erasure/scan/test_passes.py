@@ -41,6 +41,7 @@ from tests.app.erasure.scan.scanning import (
     proposed,
 )
 from tests.fixtures.api import Caller, StillClock
+from tests.fixtures.refusing import refusing
 from tests.fixtures.world import ADA, BOB, EVE
 
 # Files that are away, and that come later
@@ -250,21 +251,15 @@ def test_who_cannot_be_put_off_keeps_nobody_waiting(
     with worker() as session:
         assert len(scan.claim(session, now=clock())) == 2
     clock.advance(minutes=10)
-    with transaction() as session:
-        session.execute(
-            text(
-                "CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'no'; END $$;"
-                " CREATE TRIGGER never BEFORE UPDATE ON request_scans FOR EACH ROW"
-                f" WHEN (NEW.request_id = '{id_of(receipts[0])}' AND NEW.tries > OLD.tries) EXECUTE FUNCTION fail()"
-            )
-        )
     later = ask(portal, EVE)
-    with pytest.raises(DBAPIError):
+    counts = f"NEW.request_id = '{id_of(receipts[0])}' AND NEW.tries > OLD.tries"
+    with (
+        refusing(transaction, f"BEFORE UPDATE ON request_scans FOR EACH ROW WHEN ({counts})"),
+        pytest.raises(DBAPIError),
+    ):
         read()
     states = [index(officer, each) for each in (*receipts, later)]
     assert states == ["searched", "unavailable", "searched"], "its try is not counted, and all are read for"
-    with transaction() as session:
-        session.execute(text("DROP FUNCTION fail CASCADE"))
     clock.advance(minutes=1)
     assert read() == 1
     assert index(officer, receipts[1]) == "searched"
